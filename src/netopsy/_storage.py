@@ -1,0 +1,124 @@
+"""Files written whole or not at all: states as safetensors, tables as Parquet, a manifest with a schema version."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import save_file
+from torch import Tensor
+
+from netopsy._checks import NetopsyError
+
+SCHEMA = 1
+"""Version of every file layout that netopsy writes; raised when an older reader would misread the file."""
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
+
+    A process killed at any instant leaves either the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> None:
+    """Write tensors as safetensors; names that share one storage are written once, the others as aliases."""
+    first: dict[tuple[Any, ...], str] = {}
+    aliases: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        place = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+        if value.numel() and place in first:
+            aliases[name] = first[place]
+        else:
+            first[place] = name
+            tensors[name] = value.detach().cpu().contiguous()
+            if (
+                tensors[name].untyped_storage().nbytes()
+                > tensors[name].numel() * tensors[name].element_size()
+            ):
+                tensors[name] = tensors[name].clone()  # a view would drag its whole storage along
+    header = {"schema": str(SCHEMA), "aliases": json.dumps(aliases)}
+    header |= {name: json.dumps(value) for name, value in metadata.items()}
+    write_atomic(path, lambda temporary: save_file(tensors, str(temporary), metadata=header))
+
+
+def write_table(path: Path, frame: pd.DataFrame, **metadata: object) -> None:
+    """Write a frame as Parquet; `metadata` (JSON) travels in `frame.attrs`."""
+    tagged = frame.copy()
+    tagged.attrs = {"schema": SCHEMA, **metadata}
+    write_atomic(path, lambda temporary: tagged.to_parquet(temporary))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file that `write_table` wrote; raises `NetopsyError` for a newer schema or a damaged file."""
+    try:
+        frame = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise NetopsyError(
+            f"{path}: expected a Parquet file written by netopsy; it cannot be read ({error})"
+        ) from error
+    check_schema(path, frame.attrs.get("schema"))
+    return frame
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a manifest: JSON with the schema version."""
+    text = json.dumps({"schema": SCHEMA, **content}, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a manifest; raises `NetopsyError` for a newer schema or a damaged file."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NetopsyError(
+            f"{path}: expected JSON written by netopsy; it cannot be read ({error})"
+        ) from error
+    check_schema(path, content.get("schema"))
+    return content
+
+
+def check_schema(path: Path, schema: object) -> None:
+    """Refuse a file without a schema version, or with a newer one than this netopsy knows."""
+    if schema is None:
+        raise NetopsyError(f"{path}: expected a file written by netopsy; it has no schema version")
+    if int(str(schema)) > SCHEMA:
+        raise NetopsyError(
+            f"{path}: written with schema {schema}, this netopsy reads up to {SCHEMA}; upgrade netopsy to read it"
+        )
+
+
+def new_folder(path: Path, *, overwrite: bool = False) -> Path:
+    """Make an output folder; refuses one that exists and has files in it, unless `overwrite`.
+
+    Nothing in an existing folder is deleted: with `overwrite`, files of the same name are replaced.
+    """
+    if path.exists() and not path.is_dir():
+        raise NetopsyError(f"output folder {path}: expected a folder; it is a file; choose another path")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise NetopsyError(
+            f"output folder {path}: it exists and is not empty; choose another path or pass overwrite=True "
+            "(--overwrite)"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path

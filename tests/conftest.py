@@ -1,0 +1,5 @@
+"""Shapes and types of every annotated function are checked in the tests, and only there."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("netopsy", "beartype.beartype")
