@@ -19,7 +19,7 @@ SCHEMA = 1
 """Version of every file layout that netopsy writes; raised when an older reader would misread the file."""
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place.
 
     A process killed at any instant leaves either the old file or the new one, never a part.
@@ -49,10 +49,7 @@ def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> 
         else:
             first[place] = name
             tensors[name] = value.detach().cpu().contiguous()
-            if (
-                tensors[name].untyped_storage().nbytes()
-                > tensors[name].numel() * tensors[name].element_size()
-            ):
+            if tensors[name].untyped_storage().nbytes() > tensors[name].numel() * tensors[name].element_size():
                 tensors[name] = tensors[name].clone()  # a view would drag its whole storage along
     header = {"schema": str(SCHEMA), "aliases": json.dumps(aliases)}
     header |= {name: json.dumps(value) for name, value in metadata.items()}
@@ -62,7 +59,7 @@ def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> 
 def write_table(path: Path, frame: pd.DataFrame, **metadata: object) -> None:
     """Write a frame as Parquet; `metadata` (JSON) travels in `frame.attrs`."""
     tagged = frame.copy()
-    tagged.attrs = {"schema": SCHEMA, **metadata}
+    tagged.attrs = dict(metadata, schema=SCHEMA)
     write_atomic(path, lambda temporary: tagged.to_parquet(temporary))
 
 
@@ -83,7 +80,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a manifest: JSON with the schema version."""
     text = json.dumps({"schema": SCHEMA, **content}, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -91,9 +88,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise NetopsyError(
-            f"{path}: expected JSON written by netopsy; it cannot be read ({error})"
-        ) from error
+        raise NetopsyError(f"{path}: expected JSON written by netopsy; it cannot be read ({error})") from error
     check_schema(path, content.get("schema"))
     return content
 
