@@ -1,0 +1,71 @@
+"""Fully connected networks: D hidden ReLU layers of width H and a linear classifier."""
+
+from __future__ import annotations
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from netopsy._checks import NetopsyError, at_least, one_of
+from netopsy.models.inits import INITS, Init, initialize
+
+
+class FCN(nn.Module):
+    """What `fcn` builds; `hidden.i` gives layer i before its ReLU, `activation.i` after it."""
+
+    def __init__(self, *, inputs: int, classes: int, depth: int, width: int, bias: bool) -> None:
+        super().__init__()
+        sizes = [inputs] + [width] * depth
+        self.flatten = nn.Flatten()
+        self.hidden = nn.ModuleList(nn.Linear(sizes[i], sizes[i + 1], bias=bias) for i in range(depth))
+        self.activation = nn.ModuleList(nn.ReLU() for _ in range(depth))
+        self.classifier = nn.Linear(width, classes, bias=bias)
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
+        """Return the logits."""
+        x = self.flatten(x)
+        for hidden, activation in zip(self.hidden, self.activation, strict=True):
+            x = activation(hidden(x))
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def fcn(
+    *,
+    inputs: int | tuple[int, ...],
+    classes: int,
+    depth: int = 3,
+    width: int = 256,
+    bias: bool = True,
+    init: Init = "torch",
+) -> FCN:
+    """Build FCN `depth`×`width` (Zhang et al. 2022, section 3.1).
+
+    Args:
+        inputs: values of one example, or the shape of one example, which the model flattens.
+        classes: logits of one example.
+        depth: hidden layers D, each a linear map and a ReLU; the classifier comes on top.
+        width: units H of each hidden layer.
+        bias: whether the layers have biases (Novak et al. 2018 train without).
+        init: see `netopsy.models.inits.initialize`; draws come from torch's global generator.
+
+    Raises:
+        NetopsyError: a size below 1, an empty shape or an unknown `init`.
+
+    >>> model = fcn(inputs=(1, 28, 28), classes=10, depth=2, width=32)
+    >>> [name for name, _ in model.named_parameters() if name.endswith("weight")]
+    ['hidden.0.weight', 'hidden.1.weight', 'classifier.weight']
+    """
+    shape = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not shape:
+        raise NetopsyError("inputs: expected an integer or the shape of one example; got (); pass e.g. (1, 28, 28)")
+    for size in shape:
+        at_least("inputs", size, 1)
+    at_least("classes", classes, 1)
+    at_least("depth", depth, 1)
+    at_least("width", width, 1)
+    one_of("init", init, INITS)
+    model = FCN(inputs=math.prod(shape), classes=classes, depth=depth, width=width, bias=bias)
+    initialize(model, init)
+    return model

@@ -1,0 +1,91 @@
+"""Weights are drawn with the variance and the shape that their initialization names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from netopsy._random import forked
+from netopsy.models.fcn import fcn
+from netopsy.models.inits import INITS
+from netopsy.models.resnet import resnet
+from netopsy.models.vgg import vgg
+
+BUILDS: list[Callable[[str], nn.Module]] = [
+    lambda init: fcn(inputs=300, classes=10, depth=2, width=120, init=init),
+    lambda init: vgg("vgg11", classes=10, channels=1, width=1 / 8, init=init),
+    lambda init: resnet(50, classes=10, width=1 / 4, stages=(1, 1), batch_norm=True, init=init),
+]
+VARIANCE: dict[str, Callable[[int, int], float]] = {
+    "torch": lambda fan_in, fan_out: 1 / (3 * fan_in),
+    "glorot": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "lecun": lambda fan_in, fan_out: 1 / fan_in,
+    "he": lambda fan_in, fan_out: 2 / fan_in,
+}
+
+
+def fans(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, nn.Conv2d):
+        window = module.kernel_size[0] * module.kernel_size[1]
+        return module.in_channels * window, module.out_channels * window
+    assert isinstance(module, nn.Linear)
+    return module.in_features, module.out_features
+
+
+def standardized(model: nn.Module, scheme: str) -> list[Tensor]:
+    """Each layer's weights over the standard deviation they should have."""
+    drawn = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return [m.weight.detach().double().flatten() / math.sqrt(VARIANCE[scheme](*fans(m))) for m in drawn]
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("build", BUILDS, ids=["fcn", "vgg", "resnet"])
+def test_moments(build: Callable[[str], nn.Module], init: str) -> None:
+    """Mean, variance and fourth moment of every layer within 5 standard errors of what was asked for."""
+    with forked(11):
+        model = build(init)
+    uniform = not init.endswith("normal")
+    # E z⁴ and E z⁸ of a standardized draw: 3 and 105 for a normal one, 9/5 and 9 for a uniform one.
+    fourth, eighth = (9 / 5, 9.0) if uniform else (3.0, 105.0)
+    for z in standardized(model, init.split("-")[0]):
+        root = math.sqrt(len(z))
+        assert abs(z.mean()) * root < 5
+        assert abs((z**2).mean() - 1) * root < 5 * math.sqrt(fourth - 1)
+        assert abs((z**4).mean() - fourth) * root < 5 * math.sqrt(eighth - fourth**2)
+        assert (z.abs().max() <= math.sqrt(3) * (1 + 1e-6)) == uniform
+
+
+@pytest.mark.parametrize("init", INITS[1:])
+def test_biases_are_zero_and_norms_neutral(init: str) -> None:
+    for build in BUILDS:
+        for name, value in build(init).named_parameters():
+            if name.endswith("bias"):
+                assert not value.any(), name
+            elif "norm" in name:
+                assert (value == 1).all(), name
+
+
+def test_torch_is_what_the_constructors_draw() -> None:
+    with forked(3):
+        first, second, last = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+    with forked(3):
+        model = fcn(inputs=6, classes=2, depth=2, width=5)
+    for found, expected in zip([*model.hidden, model.classifier], [first, second, last], strict=True):
+        assert torch.equal(found.weight, expected.weight)
+        assert torch.equal(found.bias, expected.bias)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("build", BUILDS, ids=["fcn", "vgg", "resnet"])
+def test_one_seed_is_one_model(build: Callable[[str], nn.Module], init: str) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        with forked(seed):
+            states.append(build(init).state_dict())
+    weights = [name for name, value in states[0].items() if value.ndim > 1]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    assert not any(torch.equal(states[0][name], states[2][name]) for name in weights)
