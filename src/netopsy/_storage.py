@@ -59,7 +59,7 @@ def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> 
 def write_table(path: Path, frame: pd.DataFrame, **metadata: object) -> None:
     """Write a frame as Parquet; `metadata` (JSON) travels in `frame.attrs`."""
     tagged = frame.copy()
-    tagged.attrs = dict(metadata, schema=SCHEMA)
+    tagged.attrs.update({"schema": SCHEMA, **metadata})
     write_atomic(path, lambda temporary: tagged.to_parquet(temporary))
 
 

@@ -1,0 +1,271 @@
+"""evaluate: the single verb. A model and its variants on some data, exactly or until what is asked is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from netopsy._checks import NetopsyError, one_of
+from netopsy._random import derive, forked
+from netopsy._typing import Batch, BoolArray, FloatArray, IntArray
+from netopsy.engine.batches import Source, open_data
+from netopsy.engine.edits import Variant
+from netopsy.engine.evaluation import Evaluation, Stop, Stopping
+from netopsy.engine.execution import Engine, Execution, check_deterministic
+from netopsy.engine.reducers import Digest, Metric, Tally, check_metrics, digest, metric_name, unchanged
+from netopsy.engine.sequential import ConfidenceSequence
+from netopsy.engine.stream import BASELINE
+from netopsy.engine.values import Values
+from netopsy.network.addresses import canonical_names, evaluation_mode, named_state, unwrap
+from netopsy.network.states import check_precision
+from netopsy.network.task import Task
+
+
+def evaluate(
+    model: nn.Module,
+    data: Any,
+    variants: Sequence[Variant] = (),
+    *,
+    task: Task | None = None,
+    metrics: Sequence[Metric] = ("error", "loss"),
+    stop: Stop | Stopping = "exact",
+    examples: Sequence[str] = (),
+    seed: int = 0,
+    engine: Engine = "auto",
+    batch_size: int | None = None,
+    progress: Callable[[int, int | None], object] | None = None,
+) -> Evaluation:
+    """Measure a network and variants of it on one data set.
+
+    Args:
+        model: any module; it is bit-identical afterwards, also after an exception.
+        data: a pair of tensors, a dict of tensors, a list of batches, an unshuffled DataLoader or a Dataset.
+        variants: what to compare with the unedited network.
+        task: how batches are read; by default `(x, y)` and Hugging Face style dicts.
+        metrics: of `"error"`, `"loss"`, `"unchanged"` and functions `(logits, targets) -> values`.
+        stop: when a variant has been seen enough; a `Stopping` sets precision, tolerance, confidence, estimand.
+        examples: metrics of which each example's value is kept.
+        seed: of the order of the examples.
+        engine: `"auto"` takes the exported engine where it agrees with eager execution, and says so if not.
+        batch_size: examples a batch; by default as the data have it, else 256.
+        progress: called with the examples done and their total (None where unknown).
+
+    Raises:
+        NetopsyError: for data, models, variants or options that cannot be worked with, before any long work.
+    """
+    started = time.perf_counter()
+    rule = stop if isinstance(stop, Stopping) else Stopping(rule=stop)
+    task = task or Task()
+    one_of("engine", engine, ("auto", "exported", "eager"))
+    check_metrics(metrics)
+    for name in examples:
+        one_of("examples", name, [metric_name(metric) for metric in metrics])
+    model = unwrap(model)
+    check_precision(model)
+    with _untouched(model, seed):
+        source = open_data(data, batch_size=batch_size, seed=seed)
+        if rule.rule != "exact" and not source.drawn:
+            raise NetopsyError(
+                f"stop={rule.rule!r}: needs examples in random order, which these data do not allow; pass tensors, "
+                "batches of one shape or a map-style DataLoader, or use stop='exact'"
+            )
+        first = source.first()
+        state = {name: value.detach() for name, value in named_state(model).items()}
+        logits = check_deterministic(model, state, task, task.inputs(first))
+        labels = task.labels(first)
+        classes = task.scores(logits, labels[: len(logits)]).shape[-1]
+        _check_batch(task, source.whole or first, classes, "the data" if source.whole else "the first batch")
+        values = Values(state, canonical_names(model), tuple(variants))
+        silent = {row for row in range(len(variants)) if values.is_no_op(row)}
+        rows = [row for row in range(len(variants)) if row not in silent]
+        execution = Execution(model, state, task, values, rows, engine)
+        silent |= execution.unreached(task.inputs(first))
+        run = _Run(source, execution, tuple(metrics), rule, classes, frozenset(silent), tuple(examples), progress)
+        return run.result(started, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One pass over the data, until every row is decided."""
+
+    source: Source
+    execution: Execution
+    metrics: tuple[Metric, ...]
+    rule: Stopping
+    classes: int
+    silent: frozenset[int]
+    examples: tuple[str, ...]
+    progress: Callable[[int, int | None], object] | None
+
+    def result(self, started: float, seed: int) -> Evaluation:
+        task, count = self.execution.task, len(self.execution.values.variants)
+        per_example, largest = self._positions()
+        asked = np.array([row for row in range(count) if row not in self.silent], dtype=np.int64)
+        total = self.source.total if self.rule.estimand == "dataset" else None
+        sequence = ConfidenceSequence(
+            max(1, len(asked)), confidence=self.rule.confidence, total=total, low=-largest, high=largest
+        )
+        paired = np.zeros(count)
+        tally = Tally.empty(self.metrics, count + 1)
+        kept: list[tuple[IntArray, dict[str, FloatArray]]] = []
+        active = np.ones(len(asked), dtype=bool)
+        done = 0
+        for index, (order, batch) in enumerate(self.source.batches()):
+            if index and self.source.whole is None:
+                _check_batch(task, batch, self.classes, f"batch {index}")
+            labels = task.labels(batch)
+            valid = task.valid(labels)
+            digests = self._digests(batch, labels, set(asked[active].tolist()))
+            tally = tally + Tally.of(self.metrics, count + 1, digests, valid)
+            live = asked[active]
+            if len(live):
+                change = np.stack([digests[row].errors for row in live]) - digests[BASELINE].errors
+                paired[live] += change.sum(1)
+                sequence.update(np.flatnonzero(active), change / per_example)
+            if self.examples:
+                kept.append((order, self._kept(digests, valid)))
+            done += len(order)
+            if self.progress is not None:
+                self.progress(done, self.source.total)
+            active &= ~self._decided(sequence)[: len(asked)]
+            if self.rule.rule != "exact" and not active.any():
+                break
+        return self._evaluation(tally, paired, sequence, asked, kept, done, started, seed)
+
+    def _positions(self) -> tuple[float, float]:
+        """Mean positions an example, and the largest number over that mean: the range of a paired change.
+
+        With one position an example both are 1; else one pass over the targets tells.
+        """
+        task = self.execution.task
+        if task.labels(self.source.first()).shape[1] == 1:
+            return 1.0, 1.0
+        sizes = np.concatenate([task.valid(task.labels(b)).sum(1).cpu().numpy() for _, b in self.source.batches()])
+        if not sizes.any():
+            raise NetopsyError(f"targets: expected some to count; all are the ignore_index {task.ignore_index}")
+        return float(sizes.mean()), float(sizes.max() / sizes.mean())
+
+    def _digests(self, batch: Batch, labels: Int[Tensor, "n p"], rows: set[int]) -> dict[int, Digest]:
+        task = self.execution.task
+        digests = {}
+        for row, logits in self.execution.run(task.inputs(batch), rows):
+            digests[row] = digest(task.scores(logits, labels), labels, task, self.metrics)
+        if not digests[BASELINE].finite.all():
+            raise NetopsyError(
+                "model: its own outputs are not finite on some examples; check its weights and the data"
+            )
+        return digests
+
+    def _kept(self, digests: Mapping[int, Digest], valid: Tensor) -> dict[str, FloatArray]:
+        count = len(self.execution.values.variants)
+        positions = valid.sum(1).cpu().numpy()
+        values = {name: np.full((count + 1, len(positions)), np.nan) for name in self.examples}
+        for row, mine in digests.items():
+            for name in self.examples:
+                sums = unchanged(mine, digests[BASELINE], valid) if name == "unchanged" else mine.sums[name]
+                values[name][row] = sums / np.maximum(positions, 1)
+        return values
+
+    def _decided(self, sequence: ConfidenceSequence) -> BoolArray:
+        if self.rule.rule == "precision":
+            return sequence.decided_precision(self.rule.precision)
+        if self.rule.rule == "verdict":
+            return sequence.decided_verdict(self.rule.tolerance)
+        return np.zeros(len(sequence.low), dtype=bool)
+
+    def _evaluation(
+        self,
+        tally: Tally,
+        paired: FloatArray,
+        sequence: ConfidenceSequence,
+        asked: IntArray,
+        kept: Sequence[tuple[IntArray, Mapping[str, FloatArray]]],
+        done: int,
+        started: float,
+        seed: int,
+    ) -> Evaluation:
+        variants = self.execution.values.variants
+        means = tally.means()
+        low, high, delta = np.zeros(len(variants)), np.zeros(len(variants)), np.zeros(len(variants))
+        low[asked], high[asked] = sequence.low[: len(asked)], sequence.high[: len(asked)]
+        delta[asked] = paired[asked] / np.maximum(tally.positions[asked], 1)
+        low, high = np.minimum(low, delta), np.maximum(high, delta)
+        silent = sorted(self.silent)
+        metrics = {name: value[:-1].copy() for name, value in means.items()}
+        for name, value in metrics.items():
+            value[silent] = means[name][BASELINE]
+        n = tally.examples[:-1].copy()
+        n[silent] = tally.examples[BASELINE]
+        status = ["non-finite" if bad else "ok" for bad in tally.bad[:-1]]
+        for row in silent:
+            status[row] = "no-op"
+        whole = self.rule.rule == "exact" or self.source.total == done
+        values = {}
+        for name in self.examples:
+            size = done if self.source.total is None else self.source.total
+            values[name] = np.full((len(variants) + 1, size), np.nan)
+            for order, part in kept:
+                values[name][:, order] = part[name]
+            values[name][silent] = values[name][BASELINE]
+        provenance = {
+            "engine": self.execution.used,
+            "engine_reasons": tuple(self.execution.reasons),
+            "stop": self.rule.rule,
+            "estimand": self.rule.estimand,
+            "confidence": self.rule.confidence,
+            "precision": self.rule.precision,
+            "tolerance": self.rule.tolerance,
+            "seed": seed,
+            "data": self.source.fingerprint,
+            "examples": self.source.total if self.source.total is not None else done,
+            "whole": whole,
+            "torch": torch.__version__,
+            "seconds": time.perf_counter() - started,
+        }
+        return Evaluation(
+            labels=tuple(variant.label for variant in variants),
+            baseline={name: float(value[BASELINE]) for name, value in means.items()},
+            metrics=metrics,
+            delta_error=delta,
+            delta_error_low=low,
+            delta_error_high=high,
+            n=n,
+            baseline_n=int(tally.examples[BASELINE]),
+            status=tuple(status),
+            bad=tally.bad[:-1],
+            examples=values,
+            classes=self.classes,
+            chance=1 - 1 / self.classes,
+            provenance=provenance,
+        )
+
+
+@contextmanager
+def _untouched(model: nn.Module, seed: int) -> Iterator[None]:
+    """Eval mode, no gradients, and random generators of our own inside the block."""
+    with evaluation_mode(model), torch.no_grad(), forked(derive(seed, "evaluate")):
+        yield
+
+
+def _check_batch(task: Task, batch: Batch, classes: int, which: str) -> None:
+    """Refuse labels the model has no output for, and inputs that are not finite."""
+    labels = task.labels(batch)
+    counted = labels[task.valid(labels)]
+    if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+        raise NetopsyError(
+            f"targets: expected labels from 0 to {classes - 1}, the model's {classes} classes; {which} has labels "
+            f"from {int(counted.min())} to {int(counted.max())}; map the labels to 0..classes-1, build the model with as "
+            "many classes as the data have, or set Task(ignore_index=...)"
+        )
+    for leaf in pytree.tree_leaves(task.inputs(batch)):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not torch.isfinite(leaf).all():
+            raise NetopsyError(f"data: expected finite inputs; {which} has NaN or infinite values; clean the data")

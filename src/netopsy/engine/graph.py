@@ -1,0 +1,297 @@
+"""A model as a list of pure steps, by `torch.export`: what an edit reaches is then a forward walk.
+
+The state enters as explicit inputs through `functional_call`, so that tied parameters and modules registered twice
+are one input each, and `run_decompositions` makes in-place operations functional. Modules whose inputs or outputs
+are edited are marked by an identity operator while the model is traced.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, nn
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.func import functional_call
+
+from netopsy.network.addresses import named_state
+
+Slots = list[Any]
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class ExportError(RuntimeError):
+    """The model cannot be turned into steps; the eager engine runs it all the same."""
+
+
+@torch.library.custom_op("netopsy::mark", mutates_args=())
+def _mark(value: Tensor, place: str) -> Tensor:
+    return value.clone()
+
+
+@_mark.register_fake
+def _mark_fake(value: Tensor, place: str) -> Tensor:
+    return torch.empty_like(value)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pure operation: reads some slots, writes one.
+
+    Attributes:
+        run: slots -> the value.
+        reads: slots it reads.
+        writes: the slot it writes.
+        place: `kind|module|call|item` where this is the identity that marks a module's input or output.
+        shape: the value's sizes there, a symbol for the number of examples.
+    """
+
+    run: Callable[[Slots], Any]
+    reads: tuple[int, ...]
+    writes: int
+    place: str | None = None
+    shape: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model for inputs of one signature, as steps in an order in which they can run.
+
+    Attributes:
+        steps: the operations the logits depend on.
+        slots: how many slots they need.
+        state: name of a parameter or buffer -> its slot (only those that are read).
+        inputs: positions among the flattened inputs -> slot.
+        constants: slot -> value of a tensor the model holds outside its state.
+        output: the slot of the logits.
+        places: every marked place, those that do not lead to the logits included.
+        verified: sets of names whose edit was seen to agree with eager execution.
+    """
+
+    steps: tuple[Step, ...]
+    slots: int
+    state: Mapping[str, int]
+    inputs: Mapping[int, int]
+    constants: Mapping[int, Tensor]
+    output: int
+    places: frozenset[str]
+    verified: set[frozenset[str]]
+
+    def load(self, state: Mapping[str, Tensor], inputs: Inputs) -> Slots:
+        """Slots filled with the state, the constants and a batch's inputs."""
+        slots: Slots = [None] * self.slots
+        for name, slot in self.state.items():
+            slots[slot] = state[name]
+        for slot, value in self.constants.items():
+            slots[slot] = value
+        leaves = pytree.tree_leaves(inputs)
+        for position, slot in self.inputs.items():
+            slots[slot] = leaves[position]
+        return slots
+
+
+_programs: WeakKeyDictionary[nn.Module, dict[Any, Program]] = WeakKeyDictionary()
+
+
+def signature(inputs: Inputs) -> tuple[Any, ...]:
+    """What a program is specialized on: everything about the inputs but the values and the number of examples."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    n = examples(inputs)
+    kinds: list[object] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            shape = tuple(leaf.shape)
+            kinds.append((leaf.dtype, ("batch", *shape[1:]) if shape[:1] == (n,) else shape))
+        else:
+            kinds.append(repr(leaf))
+    return (str(spec), *kinds)
+
+
+def examples(inputs: Inputs) -> int:
+    """The number of examples: the first axis of the first tensor that has one."""
+    for leaf in pytree.tree_leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return len(leaf)
+    raise ExportError("the inputs hold no tensor with an example axis")
+
+
+def export(
+    model: nn.Module, inputs: Inputs, logits: Callable[[Any], Tensor], marked: frozenset[str] = frozenset()
+) -> Program:
+    """Turn a model in eval mode into steps, or take the program made for this signature before.
+
+    Args:
+        model: the model; it is not changed, and the cache does not keep it alive.
+        inputs: `(args, kwargs)` with at least two examples.
+        logits: the model's output -> logits.
+        marked: modules whose inputs and outputs are to be addressable.
+
+    Raises:
+        ExportError: when the model cannot be exported.
+    """
+    known = _programs.setdefault(model, {})
+    key = (signature(inputs), logits, marked)
+    if key not in known:
+        try:
+            known[key] = _compile(*_trace(model, inputs, logits, marked))
+        except ExportError:
+            raise
+        except Exception as error:  # torch.export fails in as many ways as there are models
+            raise ExportError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+    return known[key]
+
+
+def forget(model: nn.Module) -> None:
+    """Drop a model's programs (its structure has changed since they were made)."""
+    _programs.pop(model, None)
+
+
+def _trace(
+    model: nn.Module, inputs: Inputs, logits: Callable[[Any], Tensor], marked: frozenset[str]
+) -> tuple[torch.export.ExportedProgram, list[str], set[str]]:
+    """The exported model, the names of its state in input order, and the places that were marked."""
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        raise ExportError("the model has forward hooks")
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        raise ExportError("the model has ScriptModules")
+    n = examples(inputs)
+    if n < 2:
+        raise ExportError("a batch of one example")
+
+    class Functional(nn.Module):
+        def forward(self, state: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            return logits(functional_call(model, state, args, kwargs))
+
+    batch = torch.export.Dim("batch")
+
+    def dynamic(leaf: Any) -> dict[int, Any] | None:
+        return {0: batch} if isinstance(leaf, Tensor) and leaf.shape[:1] == (n,) else None
+
+    state = {name: value.detach() for name, value in named_state(model).items()}
+    shapes = (dict.fromkeys(state), *(pytree.tree_map(dynamic, part) for part in inputs))
+    places: set[str] = set()
+    hooks = _mark_modules(model, marked, places)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(Functional(), (state, *inputs), dynamic_shapes=shapes, strict=False)
+            return exported.run_decompositions({}), list(state), places
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _mark_modules(
+    model: nn.Module, marked: frozenset[str], places: set[str]
+) -> list[torch.utils.hooks.RemovableHandle]:
+    """Hooks that mark every floating tensor that enters or leaves the named modules, and note the places."""
+    handles = []
+    for name, module in model.named_modules():
+        if name not in marked:
+            continue
+        calls = [-1]
+
+        def mark(values: Any, kind: str, name: str = name, calls: list[int] = calls) -> Any:
+            leaves, spec = pytree.tree_flatten(values)
+            item = 0
+            for i, leaf in enumerate(leaves):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                    place = f"{kind}|{name}|{calls[0]}|{item}"
+                    places.add(place)
+                    leaves[i] = _mark(leaf, place)
+                    item += 1
+            return pytree.tree_unflatten(leaves, spec)
+
+        def enter(module: nn.Module, args: Any, kwargs: Any, mark: Any = mark, calls: list[int] = calls) -> Any:
+            calls[0] += 1
+            return mark((args, kwargs), "input")
+
+        def leave(module: nn.Module, args: Any, output: Any, mark: Any = mark) -> Any:
+            return mark(output, "output")
+
+        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    return handles
+
+
+def _compile(exported: torch.export.ExportedProgram, state: Iterable[str], places: Iterable[str]) -> Program:
+    """Number the values of an exported graph and make a closure of each operation the logits depend on."""
+    graph = exported.graph
+    results = graph.output_node().args[0]
+    (logits,) = [
+        node
+        for node, spec in zip(results, exported.graph_signature.output_specs, strict=True)
+        if spec.kind is OutputKind.USER_OUTPUT
+    ]
+    needed: set[torch.fx.Node] = set()
+    stack = [logits]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack += node.all_input_nodes
+    slot = {node: i for i, node in enumerate(node for node in graph.nodes if node in needed)}
+
+    names = list(state)
+    state_slots: dict[str, int] = {}
+    input_slots: dict[int, int] = {}
+    constants: dict[int, Tensor] = {}
+    by_name = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    position = 0
+    for spec in exported.graph_signature.input_specs:
+        placeholder = None if isinstance(spec.arg, ConstantArgument) else by_name.get(spec.arg.name)
+        where = slot.get(placeholder) if placeholder is not None else None
+        if spec.kind is InputKind.USER_INPUT:
+            if where is not None and position < len(names):
+                state_slots[names[position]] = where
+            elif where is not None:
+                input_slots[position - len(names)] = where
+            position += 1
+        elif where is not None:
+            constants[where] = exported.constants[str(spec.target)]
+
+    steps = []
+    for node in graph.nodes:
+        if node not in needed or node.op == "placeholder":
+            continue
+        if node.op != "call_function" or isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise ExportError(f"the graph has control flow ({node.op} {node.target})")
+        steps.append(_step(node, slot))
+    return Program(
+        tuple(steps), len(slot), state_slots, input_slots, constants, slot[logits], frozenset(places), set()
+    )
+
+
+def _step(node: torch.fx.Node, slot: Mapping[torch.fx.Node, int]) -> Step:
+    reads = tuple(slot[n] for n in node.all_input_nodes)
+    if node.target is torch.ops.netopsy.mark.default:
+        (source,) = reads
+        shape = tuple(str(size) for size in node.meta["val"].shape)
+        return Step(lambda slots: slots[source], reads, slot[node], str(node.args[1]), shape)
+    function: Any = node.target
+    leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
+    refs = [(i, slot[leaf]) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.fx.Node)]
+    template = [None if isinstance(leaf, torch.fx.Node) else leaf for leaf in leaves]
+    if not node.kwargs and not any(isinstance(arg, list | tuple | dict | slice) for arg in node.args):  # no tree
+
+        def run(slots: Slots) -> Any:
+            args = template.copy()
+            for i, s in refs:
+                args[i] = slots[s]
+            return function(*args)
+
+    else:
+
+        def run(slots: Slots) -> Any:
+            filled = template.copy()
+            for i, s in refs:
+                filled[i] = slots[s]
+            args, kwargs = pytree.tree_unflatten(filled, spec)
+            return function(*args, **kwargs)
+
+    return Step(run, reads, slot[node])

@@ -1,0 +1,78 @@
+"""What the edits of each variant make of the model's parameters and buffers, computed when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from netopsy._checks import NetopsyError, near
+from netopsy.engine.edits import Bypass, Edit, Variant, apply_edits
+
+KEPT_BYTES = 128 * 2**20
+"""Edited values kept between batches; beyond it they are computed again (a draw, a file read) at each batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Edited values by variant and name.
+
+    Attributes:
+        state: the model's own values under first names.
+        canonical: every name -> first name.
+        variants: what is asked about, by row.
+    """
+
+    state: Mapping[str, Tensor]
+    canonical: Mapping[str, str]
+    variants: Sequence[Variant]
+    _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+
+    def edits(self, row: int) -> dict[str, list[Edit]]:
+        """State edits of a row by first name, in order."""
+        grouped: dict[str, list[Edit]] = {}
+        for edit in self.variants[row].edits:
+            if isinstance(edit, Bypass) or not edit.address.is_state:
+                continue
+            if edit.address.name not in self.canonical:
+                raise NetopsyError(
+                    f"variant {self.variants[row].label!r}: the model has no parameter or buffer "
+                    f"{edit.address.name!r}{near(edit.address.name, self.canonical)}"
+                )
+            name = self.canonical[edit.address.name]
+            if self.state[name].is_floating_point():
+                grouped.setdefault(name, []).append(edit)
+        return grouped
+
+    def activation_edits(self, row: int) -> list[Edit | Bypass]:
+        """Edits of a row that act on what enters or leaves a module, in order."""
+        return [e for e in self.variants[row].edits if isinstance(e, Bypass) or not e.address.is_state]
+
+    def get(self, row: int, name: str) -> Tensor:
+        """The edited value of one parameter or buffer."""
+        if (row, name) in self._kept:
+            return self._kept[row, name]
+        value = self._compute(row, name)
+        if sum(kept.nbytes for kept in self._kept.values()) + value.nbytes <= KEPT_BYTES:
+            self._kept[row, name] = value
+        return value
+
+    def _compute(self, row: int, name: str) -> Tensor:
+        old, label = self.state[name], self.variants[row].label
+        try:
+            new = apply_edits(old, self.edits(row)[name])
+        except (IndexError, RuntimeError) as error:
+            raise NetopsyError(f"variant {label!r}: the edit of {name}, shape {tuple(old.shape)}: {error}") from error
+        if new.shape != old.shape or new.dtype != old.dtype:
+            raise NetopsyError(
+                f"variant {label!r}: the edit of {name} gives {new.dtype} of shape {tuple(new.shape)}; expected "
+                f"{old.dtype} of shape {tuple(old.shape)}; a rule keeps shape and type"
+            )
+        return new
+
+    def is_no_op(self, row: int) -> bool:
+        """Whether no edit of this row changes a value (rules are tried here: a bad one raises before any work)."""
+        changed = [not torch.equal(self.get(row, name), self.state[name]) for name in self.edits(row)]
+        return not any(changed) and not self.activation_edits(row)

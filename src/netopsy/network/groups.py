@@ -1,0 +1,61 @@
+"""The layers paper's groupings: which sites it reset together (Figs. 6, 11-13)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from netopsy._checks import NetopsyError, shorten
+
+STAGED = re.compile(r"(?P<stage>.*\d+)\.[^.]*?(?P<block>\d+)$")
+
+
+def fcn_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For a fully connected net of D hidden layers: all but the first, without the fourth, every second.
+
+    For 5 hidden layers and a classifier (layers 1-6) these are the paper's {2-6}, {2, 3, 5, 6} and {2, 4, 6}.
+
+    >>> fcn_groups(["a", "b", "c", "d", "e", "f"])["layers 2, 4, 6"]
+    ('b', 'd', 'f')
+    """
+    if len(sites) < 3:
+        raise NetopsyError(f"groups: expected at least 3 layers to group; got {shorten(sites)}")
+    number = {site: i + 1 for i, site in enumerate(sites)}
+    middle = 4
+    choices = [
+        list(sites[1:]),
+        [site for site in sites[1:] if number[site] != middle],
+        list(sites[1::2]),
+    ]
+    named = {f"layers {', '.join(str(number[site]) for site in group)}": tuple(group) for group in choices}
+    return {name: group for name, group in named.items() if len(group) > 1}
+
+
+def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For residual nets: all blocks but the first of every stage; the same in stages 2 and 3; every second block.
+
+    Args:
+        sites: names of sites; those like `stage2.block3` or `layer2.3` (a numbered stage, a numbered block) count,
+            in the order in which they stand.
+
+    Raises:
+        NetopsyError: when there are no two stages of blocks.
+    """
+    stages: dict[str, list[str]] = {}
+    for site in sites:
+        match = STAGED.match(site)
+        if match:
+            stages.setdefault(match["stage"], []).append(site)
+    if len(stages) < 2:
+        raise NetopsyError(
+            f"groups: expected blocks of at least two stages, named like stage2.block3 or layer2.3; got {shorten(sites)}"
+        )
+    rest = {stage: blocks[1:] for stage, blocks in stages.items()}
+    middle = list(stages)[1:3]
+    every_second = [block for blocks in stages.values() for block in blocks[1::2]]
+    groups = {
+        "all but the first block of each stage": [block for blocks in rest.values() for block in blocks],
+        "all but the first block, stages 2 and 3": [block for stage in middle for block in rest[stage]],
+        "every second block": every_second,
+    }
+    return {name: tuple(group) for name, group in groups.items() if len(group) > 1}

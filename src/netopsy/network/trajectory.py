@@ -1,0 +1,164 @@
+"""Trajectory: the checkpoints of one training run, checkpoint 0 included, read lazily."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from netopsy._checks import NetopsyError, shorten
+from netopsy._random import forked
+from netopsy._typing import Key, State
+from netopsy.network.addresses import canonical_names, unwrap, with_aliases
+from netopsy.network.states import SUFFIXES, StateFile, check_precision, check_state
+
+ModelOrFactory = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The checkpoints of one training run under the user's own keys, in training order.
+
+    Made by `from_states`, `from_files` or `from_folder`. Every state is checked against the model here, before any
+    long work; tensors are read when they are needed.
+
+    Attributes:
+        source: a function without arguments that builds the model as it was built before training (its random
+            initialization included: re-randomization calls it again), or a module of the right architecture.
+        states: key -> state, the last one trained.
+        initial: the key of the weights training started from (by default 0 where there is one), or None.
+    """
+
+    source: ModelOrFactory
+    states: Mapping[Key, State]
+    initial: Key | None = None
+
+    def __post_init__(self) -> None:
+        if not self.states:
+            raise NetopsyError("trajectory: expected at least one checkpoint; got none")
+        check_precision(self._template)
+        for key, state in self.states.items():
+            check_state(state, self._template, f"checkpoint {key!r}")
+        if self.initial is None and 0 in self.states:
+            object.__setattr__(self, "initial", 0)
+        if self.initial is not None and self.initial not in self.states:
+            raise NetopsyError(
+                f"trajectory: the initial checkpoint {self.initial!r} is not among {shorten(map(repr, self.states))}"
+            )
+
+    @classmethod
+    def from_states(
+        cls, source: ModelOrFactory, states: Mapping[Key, State | Path | str], *, initial: Key | None = None
+    ) -> Trajectory:
+        """From a factory (or module) and states by key, in training order: mappings or paths of files."""
+        read = {key: StateFile(Path(s)) if isinstance(s, Path | str) else s for key, s in states.items()}
+        return cls(source, read, initial)
+
+    @classmethod
+    def from_files(cls, source: ModelOrFactory, *, initial: Path | str, final: Path | str) -> Trajectory:
+        """From two files; their keys are `0` and `"final"`."""
+        return cls.from_states(source, {0: Path(initial), "final": Path(final)})
+
+    @classmethod
+    def from_folder(cls, source: ModelOrFactory, folder: Path | str) -> Trajectory:
+        """From a folder of checkpoint files, keyed by the last number in each name (`epoch_12.pt` is 12).
+
+        A file without a number keeps its name as key (`initial` is checkpoint 0; the others come last, by name).
+        A run that `netopsy` wrote has its files in `checkpoints/`.
+
+        Raises:
+            NetopsyError: when the folder is missing, holds no checkpoint, or two files have one key.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise NetopsyError(f"trajectory: expected a folder of checkpoint files; {folder} is not a folder")
+        inner = folder / "checkpoints"
+        files = [f for f in sorted((inner if inner.is_dir() else folder).iterdir()) if f.suffix in SUFFIXES]
+        if not files:
+            raise NetopsyError(f"trajectory: {folder} holds no checkpoint file ({', '.join(SUFFIXES)})")
+        keyed: dict[Key, Path] = {}
+        for file in files:
+            numbers = re.findall(r"\d+", file.stem)
+            key: Key = int(numbers[-1]) if numbers else 0 if file.stem in ("init", "initial") else file.stem
+            if key in keyed:
+                raise NetopsyError(
+                    f"trajectory: {keyed[key].name} and {file.name} in {folder} both have the key {key!r}; "
+                    "name the files apart, or use Trajectory.from_states with keys of your own"
+                )
+            keyed[key] = file
+        order = sorted(keyed, key=lambda k: (isinstance(k, str), k if isinstance(k, int) else 0, str(k)))
+        return cls.from_states(source, {key: keyed[key] for key in order})
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The checkpoints' keys in training order."""
+        return tuple(self.states)
+
+    @property
+    def final(self) -> Key:
+        """The key of the trained network."""
+        return self.keys[-1]
+
+    @property
+    def factory(self) -> Callable[[], nn.Module] | None:
+        """The function that builds and initializes the model, where one was given."""
+        return None if isinstance(self.source, nn.Module) else self.source
+
+    @cached_property
+    def _template(self) -> nn.Module:
+        """The architecture, whose own values mean nothing; shared, so never changed."""
+        if isinstance(self.source, nn.Module):
+            return unwrap(self.source)
+        with forked(0):
+            model = self.source()
+        if not isinstance(model, nn.Module):
+            raise NetopsyError(
+                f"factory: expected a function that returns a torch module; got {type(model).__name__}"
+            )
+        return unwrap(model)
+
+    @cached_property
+    def _canonical(self) -> dict[str, str]:
+        return canonical_names(self._template)
+
+    def model(self, key: Key | None = None) -> nn.Module:
+        """A new module that holds the weights of a checkpoint (by default the trained ones), in eval mode."""
+        model = copy.deepcopy(self._template)
+        values = {self._canonical[name]: value for name, value in self.state(key).items()}
+        with torch.no_grad():
+            model.load_state_dict(with_aliases(values, self._canonical), strict=False)
+        return model.eval()
+
+    def state(self, key: Key | None = None) -> State:
+        """The state of a checkpoint (by default the trained one), read lazily."""
+        return self.states[self.check_key(self.final if key is None else key)]
+
+    def tensor(self, key: Key, name: str) -> Tensor:
+        """One tensor of a checkpoint under any of its names.
+
+        A value the model does not save (a non-persistent buffer) is the same in every checkpoint.
+        """
+        state = self.state(key)
+        if name in state:
+            return state[name]
+        first = self._canonical[name]
+        for alias, other in self._canonical.items():
+            if other == first and alias in state:
+                return state[alias]
+        return dict(self._template.named_buffers())[first]
+
+    def check_key(self, key: Key) -> Key:
+        """Refuse a key that was not recorded."""
+        if key not in self.states:
+            need = "no checkpoint 0 (the weights before training)" if key == 0 else f"no checkpoint {key!r}"
+            raise NetopsyError(
+                f"trajectory: {need}; recorded are {shorten(map(repr, self.states), 12)}; pass one of these, or a "
+                "trajectory that has it"
+            )
+        return key

@@ -1,0 +1,5 @@
+"""The runtime type checker of the tests: an int passes where a float is asked for, as in the type system (PEP 484)."""
+
+from beartype import BeartypeConf, beartype
+
+tower = beartype(conf=BeartypeConf(is_pep484_tower=True))
