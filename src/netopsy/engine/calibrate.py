@@ -33,7 +33,7 @@ class Stored:
         return address.select(self.file[address.name])
 
 
-def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
     """The modules with running statistics, by name."""
     return {
         name: module

@@ -23,6 +23,7 @@ from netopsy.engine.evaluation import Evaluation, Stop, Stopping
 from netopsy.engine.execution import Engine, Execution, check_deterministic
 from netopsy.engine.reducers import Digest, Metric, Tally, check_metrics, digest, metric_name, unchanged
 from netopsy.engine.sequential import ConfidenceSequence
+from netopsy.engine.sequential import tally as count_values
 from netopsy.engine.stream import BASELINE
 from netopsy.engine.values import Values
 from netopsy.network.addresses import canonical_names, evaluation_mode, named_state, unwrap
@@ -108,13 +109,14 @@ class _Run:
 
     def result(self, started: float, seed: int) -> Evaluation:
         task, count = self.execution.task, len(self.execution.values.variants)
-        per_example, largest = self._positions()
+        per_example, support = self._positions()
         asked = np.array([row for row in range(count) if row not in self.silent], dtype=np.int64)
         total = self.source.total if self.rule.estimand == "dataset" else None
         sequence = ConfidenceSequence(
-            max(1, len(asked)), confidence=self.rule.confidence, total=total, low=-largest, high=largest
+            max(1, len(asked)), confidence=self.rule.confidence, total=total, support=support
         )
-        paired = np.zeros(count)
+        unseen = np.zeros((len(asked), len(support)))  # counts the sequence has not taken in
+        paired, wrong = np.zeros(count), 0.0
         tally = Tally.empty(self.metrics, count + 1)
         kept: list[tuple[IntArray, dict[str, FloatArray]]] = []
         active = np.ones(len(asked), dtype=bool)
@@ -126,11 +128,15 @@ class _Run:
             valid = task.valid(labels)
             digests = self._digests(batch, labels, set(asked[active].tolist()))
             tally = tally + Tally.of(self.metrics, count + 1, digests, valid)
+            wrong += digests[BASELINE].errors.sum()
             live = asked[active]
             if len(live):
                 change = np.stack([digests[row].errors for row in live]) - digests[BASELINE].errors
                 paired[live] += change.sum(1)
-                sequence.update(np.flatnonzero(active), change / per_example)
+                unseen[active] += count_values(change / per_example, support)
+                if self.rule.rule != "exact":
+                    sequence.update(np.flatnonzero(active), unseen[active])
+                    unseen[:] = 0
             if self.examples:
                 kept.append((order, self._kept(digests, valid)))
             done += len(order)
@@ -139,20 +145,23 @@ class _Run:
             active &= ~self._decided(sequence)[: len(asked)]
             if self.rule.rule != "exact" and not active.any():
                 break
-        return self._evaluation(tally, paired, sequence, asked, kept, done, started, seed)
+        sequence.update(np.arange(len(asked)), unseen)
+        return self._evaluation(tally, wrong, paired, sequence, asked, kept, done, started, seed)
 
-    def _positions(self) -> tuple[float, float]:
-        """Mean positions an example, and the largest number over that mean: the range of a paired change.
+    def _positions(self) -> tuple[float, tuple[float, ...]]:
+        """Mean positions an example, and the values that an example's paired change of error can take.
 
-        With one position an example both are 1; else one pass over the targets tells.
+        With one position an example it is -1, 0 or 1. Else it is at most the largest number of positions over their
+        mean, which one pass over the targets tells; 33 points stand for the values between.
         """
         task = self.execution.task
         if task.labels(self.source.first()).shape[1] == 1:
-            return 1.0, 1.0
+            return 1.0, (-1.0, 0.0, 1.0)
         sizes = np.concatenate([task.valid(task.labels(b)).sum(1).cpu().numpy() for _, b in self.source.batches()])
         if not sizes.any():
             raise NetopsyError(f"targets: expected some to count; all are the ignore_index {task.ignore_index}")
-        return float(sizes.mean()), float(sizes.max() / sizes.mean())
+        largest = sizes.max() / sizes.mean()
+        return float(sizes.mean()), tuple(np.linspace(-largest, largest, 33).tolist())
 
     def _digests(self, batch: Batch, labels: Int[Tensor, "n p"], rows: set[int]) -> dict[int, Digest]:
         task = self.execution.task
@@ -185,6 +194,7 @@ class _Run:
     def _evaluation(
         self,
         tally: Tally,
+        wrong: float,
         paired: FloatArray,
         sequence: ConfidenceSequence,
         asked: IntArray,
@@ -218,7 +228,7 @@ class _Run:
             values[name][silent] = values[name][BASELINE]
         provenance = {
             "engine": self.execution.used,
-            "engine_reasons": tuple(self.execution.reasons),
+            "engine_reasons": list(self.execution.reasons),
             "stop": self.rule.rule,
             "estimand": self.rule.estimand,
             "confidence": self.rule.confidence,
@@ -235,6 +245,7 @@ class _Run:
             labels=tuple(variant.label for variant in variants),
             baseline={name: float(value[BASELINE]) for name, value in means.items()},
             metrics=metrics,
+            baseline_error=wrong / int(tally.positions[BASELINE]),
             delta_error=delta,
             delta_error_low=low,
             delta_error_high=high,
@@ -263,8 +274,8 @@ def _check_batch(task: Task, batch: Batch, classes: int, which: str) -> None:
     if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
         raise NetopsyError(
             f"targets: expected labels from 0 to {classes - 1}, the model's {classes} classes; {which} has labels "
-            f"from {int(counted.min())} to {int(counted.max())}; map the labels to 0..classes-1, build the model with as "
-            "many classes as the data have, or set Task(ignore_index=...)"
+            f"from {int(counted.min())} to {int(counted.max())}; map the labels to 0..classes-1, build the model "
+            "with as many classes as the data have, or set Task(ignore_index=...)"
         )
     for leaf in pytree.tree_leaves(task.inputs(batch)):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and not torch.isfinite(leaf).all():

@@ -52,6 +52,7 @@ class Evaluation:
         labels: the variants', by row.
         baseline: metric -> the unedited network's mean.
         metrics: metric -> each variant's mean over the examples it was run on, `(variants,)`.
+        baseline_error: its 0-1 error, whichever metrics were asked for.
         delta_error: paired mean change of the 0-1 error on these examples.
         delta_error_low, delta_error_high: its simultaneous interval.
         n: examples each variant was run on.
@@ -68,6 +69,7 @@ class Evaluation:
     labels: tuple[str, ...]
     baseline: Mapping[str, float]
     metrics: Mapping[str, FloatArray]
+    baseline_error: float
     delta_error: FloatArray
     delta_error_low: FloatArray
     delta_error_high: FloatArray

@@ -28,9 +28,9 @@ grid of candidates, hence nothing between its points to worry about. A g that le
 mean (N g < S_n) is excluded outright; at n = N that leaves the exact mean. Bounds are intersected over time.
 alpha = (1 - confidence)/rows (Bonferroni): all intervals at all times hold at once with the stated confidence.
 
-**What is stored.** log(1 - c + c y/u) is convex in u, so that by Jensen's inequality replacing the g_t by their average
-over the examples with the same value y, which is again linear in g, can only lower the capital: still valid. So the
-state is three numbers a row and value (count, and the average's slope and shift in g), however many batches there
+**What is stored.** log(1 - c + c y/u) is convex in u, so that by Jensen's inequality replacing the g_t by their
+average over the examples with the same value y can only lower the capital: still valid. The average is again linear
+in g: the state is three numbers a row and value (count, the average's slope and shift), however many batches there
 were. For a population nothing is lost; without replacement the loss is of the order of the squared drift of g_t.
 
 **The root** of K(g) = 2/alpha is found by Newton's method in log g. log K is convex and falling there (each term is,
@@ -76,18 +76,13 @@ class ConfidenceSequence:
     >>> sequence = ConfidenceSequence(2, confidence=0.99)
     >>> sequence.update(np.array([0, 1]), np.array([[0, 400, 0], [0, 200, 200]]))
     >>> sequence.low.round(3), sequence.high.round(3)
-    (array([-0.022,  0.384]), array([0.022, 0.61 ]))
+    (array([-0.022,  0.403]), array([0.022, 0.599]))
     >>> sequence.decided_verdict(0.05)
     array([ True,  True])
     """
 
     def __init__(
-        self,
-        rows: int,
-        *,
-        confidence: float,
-        total: int | None = None,
-        support: Sequence[float] = (-1.0, 0.0, 1.0),
+        self, rows: int, *, confidence: float, total: int | None = None, support: Sequence[float] = (-1.0, 0.0, 1.0)
     ) -> None:
         at_least("rows", rows, 1)
         inside("confidence", confidence, 0, 1, open_low=True, open_high=True)
@@ -95,12 +90,14 @@ class ConfidenceSequence:
             at_least("total", total, 1)
         self.support = _ascending(support)
         self.total = total
+        self._unit = (self.support - self.support[0]) / (self.support[-1] - self.support[0])
         self._examples = np.inf if total is None else float(total)
         self._threshold = np.log(2 * rows / (1 - confidence))
         self._n = np.zeros(rows, np.int64)
         self._low = np.full(rows, self.support[0])
         self._high = np.full(rows, self.support[-1])
-        self._counts, self._slopes, self._shifts = np.zeros((3, rows, len(self.support)))
+        self._counts, self._shifts = np.zeros((2, rows, len(self.support)))
+        self._slopes = np.ones_like(self._shifts)
 
     @property
     def n(self) -> Int[np.ndarray, " rows"]:
@@ -110,7 +107,9 @@ class ConfidenceSequence:
     @property
     def mean(self) -> Float[np.ndarray, " rows"]:
         """Mean of the values seen; NaN before the first."""
-        return np.divide(self._counts @ self.support, self._n, out=np.full(len(self._n), np.nan), where=self._n > 0)
+        mean = np.full(len(self._n), np.nan)
+        np.divide(self._counts @ self.support, self._n, out=mean, where=self._n > 0)
+        return mean
 
     @property
     def low(self) -> Float[np.ndarray, " rows"]:
@@ -142,28 +141,30 @@ class ConfidenceSequence:
         rows, counts, sizes = rows[sizes > 0], counts[sizes > 0], sizes[sizes > 0]
         if not rows.size:
             return
-        left = 1 - self._n[rows] / self._examples
-        self._slopes[rows] += counts / left[:, None]
-        self._shifts[rows] += counts * (self._unit_sums(rows) / self._examples / left)[:, None]
+        left = (1 - self._n[rows] / self._examples)[:, None]
+        shift = self._least(rows)[0][:, None] / left
         self._counts[rows] += counts
         self._n[rows] += sizes
+        share = counts / np.maximum(self._counts[rows], _TINY)  # of the batch, in the averages
+        self._slopes[rows] += share * (1 / left - self._slopes[rows])
+        self._shifts[rows] += share * (shift - self._shifts[rows])
         self._tighten(rows)
 
     def _tighten(self, rows: Int[np.ndarray, " active"]) -> None:
         bottom, width = self.support[0], self.support[-1] - self.support[0]
         low, high = self._low[rows], self._high[rows]
-        bounds = np.maximum(np.stack([low - bottom, bottom + width - high]) / width, self._impossible(rows))
+        bounds = np.maximum(np.stack([low - bottom, bottom + width - high]) / width, self._least(rows))
         start = np.log(np.maximum(bounds, _START))
         position = start.copy()
         for _ in range(_STEPS):
-            value, slope = _log_capital(np.exp(position), *self._terms(rows))
+            value, slope = self._evaluate(rows, np.exp(position))
             excess = value - self._threshold
             step = np.where(excess > 0, excess / np.maximum(-slope, _TINY), 0.0)
             position += step
             if step.max() < _TOLERANCE:
                 break
         bounds = np.where(position > start, np.exp(position), bounds)
-        # one side may cross the other only if a true mean was excluded: keep an interval, if only a point, all the same
+        # the two sides can only cross where a true mean was excluded: keep an interval, if only a point
         new_low = np.clip(bottom + width * bounds[0], low, high)
         new_high = np.clip(bottom + width * (1 - bounds[1]), new_low, high)
         exact = self._n[rows] == self._examples
@@ -183,8 +184,8 @@ class ConfidenceSequence:
         inside("candidate", candidate, bottom, top, open_low=True, open_high=True)
         rows = np.arange(len(self._n))
         sides = np.array([[candidate - bottom], [top - candidate]]) / (top - bottom)
-        value, _ = _log_capital(np.broadcast_to(sides, (2, len(rows))), *self._terms(rows))
-        return np.where(sides < self._impossible(rows), np.inf, value)
+        value, _ = self._evaluate(rows, np.broadcast_to(sides, (2, len(rows))))
+        return np.where(sides < self._least(rows), np.inf, value)
 
     def decided_precision(self, half_width: float) -> Bool[np.ndarray, " rows"]:
         """Which intervals are at most `half_width` wide to either side of their middle.
@@ -193,7 +194,8 @@ class ConfidenceSequence:
             NetopsyError: for a half-width that is not positive.
         """
         inside("half_width", half_width, 0, np.inf, open_low=True)
-        return (self._high - self._low) / 2 <= half_width
+        decided: Bool[np.ndarray, " rows"] = (self._high - self._low) / 2 <= half_width
+        return decided
 
     def decided_verdict(self, tolerance: float) -> Bool[np.ndarray, " rows"]:
         """Which intervals lie entirely above `tolerance`, or entirely at or below it.
@@ -202,25 +204,31 @@ class ConfidenceSequence:
             NetopsyError: for a tolerance that is not finite.
         """
         inside("tolerance", tolerance, -np.inf, np.inf, open_low=True, open_high=True)
-        return (self._low > tolerance) | (self._high <= tolerance)
+        decided: Bool[np.ndarray, " rows"] = (self._low > tolerance) | (self._high <= tolerance)
+        return decided
 
-    def _unit_sums(self, rows: Int[np.ndarray, " active"]) -> Float[np.ndarray, " active"]:
-        return self._counts[rows] @ _unit(self.support)
+    def _least(self, rows: Int[np.ndarray, " active"]) -> Float[np.ndarray, "2 active"]:
+        """Smallest possible means of y and 1 - y: those if they were 0 in every unseen example."""
+        sums = self._counts[rows] @ self._unit
+        least: Float[np.ndarray, "2 active"] = np.stack([sums, self._n[rows] - sums]) / self._examples
+        return least
 
-    def _impossible(self, rows: Int[np.ndarray, " active"]) -> Float[np.ndarray, "2 active"]:
-        """Smallest possible means of y and 1 - y: those if every unseen example were 0."""
-        sums = self._unit_sums(rows)
-        return np.stack([sums, self._n[rows] - sums]) / self._examples
-
-    def _terms(self, rows: Int[np.ndarray, " active"]) -> tuple[Float[np.ndarray, "..."], ...]:
-        """Tickets, counts, and slope and shift of the average remaining mean, for y and for 1 - y."""
-        counts = self._counts[rows]
-        divisor = np.where(counts > 0, counts, 1.0)
-        slopes = np.where(counts > 0, self._slopes[rows] / divisor, 1.0)
-        shifts = self._shifts[rows] / divisor
-        unit = _unit(self.support)
-        # (N (1 - g) - (n - S)) / (N - n) = 1 - (N g - S) / (N - n)
-        return np.stack([unit, 1 - unit])[:, None], counts, slopes, np.stack([shifts, slopes - 1 - shifts])
+    def _evaluate(
+        self, rows: Int[np.ndarray, " active"], mean: Float[np.ndarray, "2 active"]
+    ) -> tuple[Float[np.ndarray, "2 active"], Float[np.ndarray, "2 active"]]:
+        """Log capital against these means of y and of 1 - y, and its derivative in the log of the mean."""
+        counts, slopes, shifts = self._counts[rows], self._slopes[rows], self._shifts[rows]
+        below, above = mean[..., None]
+        remaining = np.stack([slopes * below - shifts, 1 - (slopes * (1 - above) - shifts)])
+        remaining = np.maximum(remaining, _TINY)
+        payoff = (np.stack([self._unit, 1 - self._unit])[:, None] / remaining)[..., None, :]
+        gain = FRACTIONS[:, None] * (payoff - 1)
+        logs = (counts[:, None] * np.log1p(gain)).sum(-1) + LOG_PRIOR
+        falls = ((counts * slopes / remaining)[..., None, :] * FRACTIONS[:, None] * payoff / (1 + gain)).sum(-1)
+        top = logs.max(-1, keepdims=True)
+        weights = np.exp(logs - top)
+        mixed = weights.sum(-1)
+        return top[..., 0] + np.log(mixed), -mean * (weights * falls).sum(-1) / mixed
 
     def _check(
         self, rows: Int[np.ndarray, " active"], counts: Real[np.ndarray, "... values"]
@@ -234,16 +242,17 @@ class ConfidenceSequence:
                 f"of the support); got {counts.shape}"
             )
         sizes = counts.sum(1)
-        whole = np.rint(sizes)
-        if not np.isfinite(counts).all() or (counts < 0).any() or (abs(sizes - whole) > 1e-6).any():
+        whole: Float[np.ndarray, " active"] = np.rint(sizes)
+        sound = ((counts >= 0) & (counts < np.inf)).all(1) & np.isclose(sizes, whole, rtol=0, atol=1e-6)
+        if not sound.all():
             raise NetopsyError(
                 "counts: expected finite counts >= 0 that sum to a whole number of examples in each line; got "
-                f"{shorten(counts[~(np.isfinite(sizes) & (abs(sizes - whole) <= 1e-6) & (counts >= 0).all(1))], 1)}"
+                f"{counts[~sound][0]}"
             )
         after = self._n[rows] + whole
         if (after > self._examples).any():
             raise NetopsyError(
-                f"counts: expected at most total={self.total} examples a row; got {after.max():g}; sample without "
+                f"counts: expected at most total={self.total} examples a row; got {after.max():.0f}; sample without "
                 "replacement, or pass total=None for the mean of the population"
             )
         return whole.astype(np.int64)
@@ -280,34 +289,11 @@ def tally(
     return counts
 
 
-def _log_capital(
-    mean: Float[np.ndarray, "2 rows"],
-    tickets: Float[np.ndarray, "2 1 values"],
-    counts: Float[np.ndarray, "rows values"],
-    slopes: Float[np.ndarray, "rows values"],
-    shifts: Float[np.ndarray, "2 rows values"],
-) -> tuple[Float[np.ndarray, "2 rows"], Float[np.ndarray, "2 rows"]]:
-    """Log of the mixed capital against each candidate mean, and its derivative in the log of the candidate."""
-    remaining = np.maximum(slopes * mean[..., None] - shifts, _TINY)
-    payoff = (tickets / remaining)[..., None, :]
-    gain = FRACTIONS[:, None] * (payoff - 1)
-    logs = (counts[:, None] * np.log1p(gain)).sum(-1) + LOG_PRIOR
-    falls = ((counts * slopes / remaining)[..., None, :] * FRACTIONS[:, None] * payoff / (1 + gain)).sum(-1)
-    top = logs.max(-1, keepdims=True)
-    weights = np.exp(logs - top)
-    mixed = weights.sum(-1)
-    return top[..., 0] + np.log(mixed), -mean * (weights * falls).sum(-1) / mixed
-
-
 def _ascending(support: Sequence[float] | Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
-    points = np.array(support, np.float64)
+    points: Float[np.ndarray, " values"] = np.array(support, np.float64)
     if len(points) < 2 or not np.isfinite(points).all() or (np.diff(points) <= 0).any():
         raise NetopsyError(
-            f"support: expected at least two finite values in ascending order, the bounds of a value first and last; "
+            "support: expected at least two finite values in ascending order, the bounds of a value first and last; "
             f"got {shorten(points)}"
         )
     return points
-
-
-def _unit(support: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
-    return (support - support[0]) / (support[-1] - support[0])

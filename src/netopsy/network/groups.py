@@ -48,7 +48,8 @@ def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
             stages.setdefault(match["stage"], []).append(site)
     if len(stages) < 2:
         raise NetopsyError(
-            f"groups: expected blocks of at least two stages, named like stage2.block3 or layer2.3; got {shorten(sites)}"
+            "groups: expected blocks of at least two stages, named like stage2.block3 or layer2.3; got "
+            f"{shorten(sites)}"
         )
     rest = {stage: blocks[1:] for stage, blocks in stages.items()}
     middle = list(stages)[1:3]

@@ -1,0 +1,187 @@
+"""One look for every picture: colors, sizes, labels of sites, and files that come out the same twice."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, to_rgb
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
+from PIL import Image
+
+from netopsy._checks import NetopsyError, near, one_of
+
+# Okabe and Ito's palette: told apart with every common color blindness, and in gray print by the markers beside it.
+BLUE, VERMILLION, ORANGE, GRAY, INK = "#0072B2", "#D55E00", "#E69F00", "#767676", "#222222"
+MISSING = "#e4e4e4"
+FAINT = "#b8b8b8"
+
+LABEL, TICK, SMALLEST = 9.0, 8.0, 6.0
+"""Font sizes in points: axis labels, tick labels, and the smallest number that is still printed in a cell."""
+
+PNG_LIMIT = 200_000
+"""Bytes above which a PNG is rendered at a lower resolution, so that a repository can keep it."""
+
+_GLYPH = 0.62  # mean width of a character, in font sizes
+
+
+def shades(*, darkest: float = 0.88) -> Colormap:
+    """A perceptually uniform map from cream (nothing lost) to dark purple: magma reversed, without its black end."""
+    magma = mpl.colormaps["magma_r"]
+    return ListedColormap([magma(0.02 + (darkest - 0.02) * step / 255) for step in range(256)], name="netopsy")
+
+
+def contrast_ink(color: Sequence[float]) -> str:
+    """Black-ish or white, whichever reads better on a background (WCAG 2 relative luminance).
+
+    >>> contrast_ink((1.0, 1.0, 0.8)), contrast_ink((0.2, 0.0, 0.3))
+    ('#222222', '#ffffff')
+    """
+
+    def luminance(rgb: Sequence[float]) -> float:
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    under, dark = luminance(color) + 0.05, luminance(to_rgb(INK)) + 0.05
+    return INK if under / dark >= 1.05 / under else "#ffffff"
+
+
+def elide(names: Sequence[str], most: int = 28) -> list[str]:
+    """Cut the middle out of long names; different names keep different labels, if need be longer than `most`.
+
+    >>> elide(["stem", "encoder.layers.block12.attention.output"], most=20)
+    ['stem', 'encoder.la…on.output']
+    >>> elide(["encoder.layer.10.norm.weight", "encoder.layer.11.norm.weight"], most=20)
+    ['encoder.layer.10…ght', 'encoder.layer.11…ght']
+    """
+    longest = max(map(len, names), default=0)
+    for width in range(most, longest):
+        for head in sorted(range(3, width - 3), key=lambda start: abs(start - width // 2)):
+            tail = width - head - 1
+            labels = [name if len(name) <= width else f"{name[:head]}…{name[-tail:]}" for name in names]
+            if len(set(labels)) == len(set(names)):
+                return labels
+    return list(names)
+
+
+def text_width(labels: Collection[str], size: float = TICK) -> float:
+    """Estimate the width of the longest line among the labels, in inches."""
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    return longest * _GLYPH * size / 72
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes on a white figure of their own (sizes in inches), unknown to pyplot: dropping them frees the figure."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white").add_subplot()
+
+
+def inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes once the figure is laid out."""
+    figure = root(ax)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    box = ax.get_window_extent()
+    return box.width / figure.dpi, box.height / figure.dpi
+
+
+def root(owner: Axes | Figure | SubFigure) -> Figure:
+    """The figure that is saved when these axes are."""
+    figure = owner.get_figure(root=True)
+    if not isinstance(figure, Figure):
+        raise NetopsyError("axes: expected axes on a figure; these were removed from theirs; draw them again")
+    return figure
+
+
+def name_sites(
+    ax: Axes,
+    which: Literal["x", "y"],
+    sites: Sequence[str],
+    positions: Sequence[float],
+    members: Collection[str] = (),
+) -> None:
+    """Label one axis with sites; `members` are blue and marked with `*`.
+
+    Raises `NetopsyError` for a member that is no site.
+    """
+    for member in members:
+        if member not in sites:
+            raise NetopsyError(f"members: expected names of sites in the frame; got {member!r}{near(member, sites)}")
+    labels = [f"*{text}" if site in members else text for site, text in zip(sites, elide(sites), strict=True)]
+    for site, text in zip(sites, label_ticks(ax, which, labels, positions), strict=True):
+        if site in members:
+            text.set_color(BLUE)
+
+
+def label_ticks(ax: Axes, which: Literal["x", "y"], labels: Sequence[str], positions: Sequence[float]) -> list[Text]:
+    """Put one label at every position, as large as they don't touch; those along x slant if they are too long."""
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_ticks(positions, labels=list(labels))
+    first, last = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
+    room = inches(ax)[which == "y"] / (last - first)
+    size = min(TICK, max(2.0, 0.85 * room * 72))
+    texts = axis.get_ticklabels()
+    if which == "x":
+        fits = [points for points in (TICK, 7.0, SMALLEST) if text_width(labels, points) < 0.95 * room]
+        if fits:
+            size = fits[0]
+        else:
+            turned = {"rotation": 45, "va": "top"} if room > 0.25 else {"rotation": 90, "va": "center"}
+            for text in texts:
+                text.set(rotation_mode="anchor", ha="right", **turned)
+    axis.set_tick_params(length=0, labelsize=size)
+    return texts
+
+
+def bare(ax: Axes) -> None:
+    """Keep only the left and bottom spines, thin."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_linewidth(0.6)
+
+
+def save(picture: Axes | Figure, path: Path | str) -> Path:
+    """Write a figure as PNG, SVG or PDF; the same picture always gives the same bytes.
+
+    A PNG that would exceed `PNG_LIMIT` is reduced to 256 colors, and if that is not enough to fewer dots an inch (200
+    down to 60). Raises `NetopsyError` for any other kind of file, and for a PNG too large even then.
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    one_of("path: kind of file", kind, ("png", "svg", "pdf"))
+    content = small_png(root(picture), path) if kind == "png" else render(root(picture), kind, 200)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def render(figure: Figure, kind: str, dpi: int) -> bytes:
+    """Render without a date, a version or a random name in the file."""
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}[kind]
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "netopsy"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+    return buffer.getvalue()
+
+
+def small_png(figure: Figure, path: Path) -> bytes:
+    """The sharpest PNG within `PNG_LIMIT`."""
+    for dpi in (200, 150, 120, 100, 80, 60):
+        content = render(figure, "png", dpi)
+        if len(content) > PNG_LIMIT:
+            buffer = io.BytesIO()
+            Image.open(io.BytesIO(content)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+                buffer, format="png", optimize=True, dpi=(dpi, dpi)
+            )
+            content = buffer.getvalue()
+        if len(content) <= PNG_LIMIT:
+            return content
+    raise NetopsyError(
+        f"{path}: expected a picture of at most {PNG_LIMIT // 1000} kB; it has {math.ceil(len(content) / 1000)} kB at "
+        "60 dots an inch; save it as SVG or PDF, or make the figure smaller"
+    )

@@ -1,0 +1,92 @@
+"""Slow, obvious training arithmetic in float64; imports nothing of netopsy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+def softmax_regression_gradient(
+    weight: np.ndarray, bias: np.ndarray, inputs: np.ndarray, labels: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Mean cross-entropy of logits Wx + b, and its gradients ∂W = mean (p − e_y) xᵀ, ∂b = mean (p − e_y)."""
+    loss, d_weight, d_bias = 0.0, np.zeros_like(weight), np.zeros_like(bias)
+    for x, y in zip(inputs, labels, strict=True):
+        logits = [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+        total = sum(math.exp(z) for z in logits)
+        loss += (math.log(total) - logits[y]) / len(inputs)
+        for c, z in enumerate(logits):
+            slope = (math.exp(z) / total - (1.0 if c == y else 0.0)) / len(inputs)
+            d_bias[c] += slope
+            for k, v in enumerate(x):
+                d_weight[c, k] += slope * v
+    return loss, d_weight, d_bias
+
+
+def sgd(
+    weight: np.ndarray,
+    bias: np.ndarray,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    lrs: Sequence[float],
+    momentum: float,
+    weight_decay: float,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """v ← μv + (g + λθ), θ ← θ − lr · v, one step a batch; also the loss met by every batch."""
+    parameters = [weight.copy(), bias.copy()]
+    velocities = [np.zeros_like(weight), np.zeros_like(bias)]
+    losses = []
+    for (inputs, labels), lr in zip(batches, lrs, strict=True):
+        loss, *gradients = softmax_regression_gradient(parameters[0], parameters[1], inputs, labels)
+        losses.append(loss)
+        for i in range(2):
+            velocities[i] = momentum * velocities[i] + gradients[i] + weight_decay * parameters[i]
+            parameters[i] = parameters[i] - lr * velocities[i]
+    return parameters[0], parameters[1], losses
+
+
+def adam(
+    weight: np.ndarray,
+    bias: np.ndarray,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    lr: float,
+    beta1: float,
+    weight_decay: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kingma and Ba (2015), algorithm 1, with β₂ = 0.999, ε = 1e-8 and an L2 term in the gradient."""
+    beta2, epsilon = 0.999, 1e-8
+    parameters = [weight.copy(), bias.copy()]
+    first, second = [np.zeros_like(weight), np.zeros_like(bias)], [np.zeros_like(weight), np.zeros_like(bias)]
+    for step, (inputs, labels) in enumerate(batches, start=1):
+        _, *gradients = softmax_regression_gradient(parameters[0], parameters[1], inputs, labels)
+        for i in range(2):
+            gradient = gradients[i] + weight_decay * parameters[i]
+            first[i] = beta1 * first[i] + (1 - beta1) * gradient
+            second[i] = beta2 * second[i] + (1 - beta2) * gradient**2
+            mean, square = first[i] / (1 - beta1**step), second[i] / (1 - beta2**step)
+            parameters[i] = parameters[i] - lr * mean / (np.sqrt(square) + epsilon)
+    return parameters[0], parameters[1]
+
+
+def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    """Mean and population standard deviation by exact summation."""
+    flat = [float(value) for value in values.ravel()]
+    mean = math.fsum(flat) / len(flat)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in flat) / len(flat))
+
+
+def crops(image: np.ndarray, pad: int) -> Iterator[tuple[tuple[int, int, bool], np.ndarray]]:
+    """Every (top, left, flip) and what padding by zeros, cropping there and mirroring makes of a (c, h, w) image."""
+    channels, height, width = image.shape
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            for flip in (False, True):
+                out = np.zeros_like(image)
+                for c in range(channels):
+                    for i in range(height):
+                        for j in range(width):
+                            row, column = top + i - pad, left + j - pad
+                            if 0 <= row < height and 0 <= column < width:
+                                out[c, i, width - 1 - j if flip else j] = image[c, row, column]
+                yield (top, left, flip), out
