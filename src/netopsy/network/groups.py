@@ -59,4 +59,8 @@ def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
         "all but the first block, stages 2 and 3": [block for stage in middle for block in rest[stage]],
         "every second block": every_second,
     }
-    return {name: tuple(group) for name, group in groups.items() if len(group) > 1}
+    named: dict[str, tuple[str, ...]] = {}
+    for name, group in groups.items():  # with two blocks a stage some are the same: the first name stays
+        if len(group) > 1 and tuple(group) not in named.values():
+            named[name] = tuple(group)
+    return named
