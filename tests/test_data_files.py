@@ -531,13 +531,3 @@ def test_sizes_are_checked_first(zoo: Path, size: int, options: dict[str, int], 
 def test_the_mode_is_checked(zoo: Path, unchecked: None) -> None:
     with pytest.raises(NetopsyError, match="mode: expected one of 'RGB', 'L'; got 'CMYK'"):
         image_folder(zoo, 4, mode="CMYK")  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' own type checks, which would refuse the value first."""
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

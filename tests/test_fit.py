@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -227,7 +226,7 @@ def test_augmentation_changes_images_anew_in_every_epoch_and_keeps_their_labels(
     for epoch, batch in enumerate(seen, start=1):
         found = [possible[image.tobytes()] for image in batch.numpy()]
         assert sorted(index for index, _ in found) == list(range(30))
-        draws.append(tuple(draw for _, draw in sorted(found)))
+        draws.append(tuple(draw for _, draw in found))
         # The step is the one of these images with their own labels.
         weight, bias = arrays(result.states[epoch - 1])
         own = labels[[index for index, _ in found]].numpy()
@@ -480,14 +479,6 @@ def test_the_validation_split_is_checked_too() -> None:
         fit(Recording, data(), config, validation=(X, Y - 1))
     with pytest.raises(NetopsyError, match="classes > 3, the largest label"):
         fit(Recording, data(), config, validation=(X, Y + 1))
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' own type checks, which would refuse the value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import pytest
 
 from netopsy._checks import NetopsyError
 from netopsy.training.config import FitConfig
 from netopsy.training.recipes import demo, layers_conv, layers_fcn
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without the tests' own type checks, which would refuse the value first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_the_lr_drops_after_the_named_epochs() -> None:

@@ -1,4 +1,4 @@
-"""The runtime type checker of the tests: an int passes where a float is asked for, as in the type system (PEP 484)."""
+"""The runtime type checker of the tests; an int passes where a float is asked for, as PEP 484 has it."""
 
 from beartype import BeartypeConf, beartype
 

@@ -55,7 +55,7 @@ the growth."""
 LOG_PRIOR = np.log(FRACTIONS**0.25 / (FRACTIONS**0.25).sum())
 """Somewhat more capital on large stakes: they decide early, where a factor in the capital costs most examples."""
 
-_START, _TOLERANCE, _STEPS, _TINY = 1e-9, 1e-6, 50, 1e-300
+_START, _TOLERANCE, _STEPS, _TINY = 1e-9, 1e-6, 50, 1e-100
 
 
 class ConfidenceSequence:
@@ -106,7 +106,7 @@ class ConfidenceSequence:
 
     @property
     def mean(self) -> Float[np.ndarray, " rows"]:
-        """Mean of the values seen; NaN before the first."""
+        """Mean of the values seen; NaN before the first. It may leave the interval, which keeps its best bounds."""
         mean = np.full(len(self._n), np.nan)
         np.divide(self._counts @ self.support, self._n, out=mean, where=self._n > 0)
         return mean
@@ -142,7 +142,7 @@ class ConfidenceSequence:
         if not rows.size:
             return
         left = (1 - self._n[rows] / self._examples)[:, None]
-        shift = self._least(rows)[0][:, None] / left
+        shift = (self._counts[rows] @ self._unit / self._examples)[:, None] / left
         self._counts[rows] += counts
         self._n[rows] += sizes
         share = counts / np.maximum(self._counts[rows], _TINY)  # of the batch, in the averages
@@ -211,7 +211,7 @@ class ConfidenceSequence:
         """Smallest possible means of y and 1 - y: those if they were 0 in every unseen example."""
         sums = self._counts[rows] @ self._unit
         least: Float[np.ndarray, "2 active"] = np.stack([sums, self._n[rows] - sums]) / self._examples
-        return least
+        return np.maximum(least - 1e-12, 0)  # rounding must not exclude the least itself
 
     def _evaluate(
         self, rows: Int[np.ndarray, " active"], mean: Float[np.ndarray, "2 active"]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.patches import Rectangle
 
 from netopsy._checks import NetopsyError, one_of
@@ -46,7 +46,7 @@ UNDEFINED = "undefined"
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """What is drawn, sites x columns; `status` marks cells, `deviation` (NaN: none) is printed after ±.
+    """What is drawn, sites x columns; `status` marks cells, `deviation` over `draws` (NaN: none) is printed after ±.
 
     `cuts` are the numbers of sites and of columns after which a gap separates what is of another kind.
     """
@@ -55,6 +55,7 @@ class Cells:
     columns: tuple[str, ...]
     value: Float[np.ndarray, "s c"]
     deviation: Float[np.ndarray, "s c"]
+    draws: int
     status: tuple[tuple[str, ...], ...]
     cuts: tuple[tuple[int, ...], tuple[int, ...]]
     quantity: Quantity
@@ -75,7 +76,8 @@ def draw_cells(
     if not vmax > 0:
         raise NetopsyError(f"vmax: expected a number above 0; got {vmax!r}")
     along_x = len(cells.sites) > DEEP if transpose == "auto" else bool(transpose)
-    ax = ax or new_axes(*figure_size(cells, along_x=along_x, colorbar=colorbar))
+    if ax is None:
+        ax = new_axes(*figure_size(cells, along_x=along_x, colorbar=colorbar))
     value = cells.value.T if along_x else cells.value
     status = np.array(cells.status).T if along_x else np.array(cells.status)
     rows, columns = value.shape
@@ -97,17 +99,16 @@ def draw_cells(
     names, keys = np.arange(len(cells.sites)) + 0.5, np.arange(len(cells.columns)) + 0.5
     name_sites(ax, "x" if along_x else "y", cells.sites, names.tolist(), members)
     columns_at: Literal["x", "y"] = "y" if along_x else "x"
-    label_ticks(ax, columns_at, [one_line(text) if along_x else text for text in cells.columns], keys.tolist())
-    printed = print_numbers(ax, cells, along_x=along_x, ink=lambda item: contrast_ink(mesh.cmap(mesh.norm(item))))
-    ax.set_xlabel("\n".join(line for line in ("" if along_x else "checkpoint", key(cells, printed)) if line), size=LABEL)
+    label_ticks(ax, columns_at, cells.columns, keys.tolist())
+    printed = print_numbers(
+        ax, cells, along_x=along_x, ink=lambda item: contrast_ink(to_rgb(mesh.to_rgba(np.array([item]))[0]))
+    )
+    ax.set_xlabel(
+        "\n".join(line for line in ("" if along_x else "checkpoint", key(cells, printed)) if line), size=LABEL
+    )
     if along_x:
         ax.set_ylabel("checkpoint", size=LABEL)
     return ax
-
-
-def one_line(label: str) -> str:
-    """A label for a row, which has no room for two lines."""
-    return label.replace("\n", " ")
 
 
 def add_bar(ax: Axes, mesh: QuadMesh, cells: Cells) -> None:
@@ -136,7 +137,9 @@ def figure_size(cells: Cells, *, along_x: bool, colorbar: bool) -> tuple[float, 
     bar = 0.8 * colorbar
     if along_x:
         return keys + 0.4 + sites * min(0.34, max(0.105, 12 / sites)) + bar, names + 0.3 + columns * 0.25
-    return names + 0.2 + columns * max(0.46, keys + 0.1) + bar, max(1.9, 0.65 + sites * (0.36 if sites <= 8 else 0.26))
+    return names + 0.2 + columns * max(0.46, keys + 0.1) + bar, max(
+        1.9, 0.65 + sites * (0.36 if sites <= 8 else 0.26)
+    )
 
 
 def print_numbers(ax: Axes, cells: Cells, *, along_x: bool, ink: Callable[[float], str]) -> tuple[bool, bool]:
@@ -160,7 +163,9 @@ def print_numbers(ax: Axes, cells: Cells, *, along_x: bool, ink: Callable[[float
         size = min(TICK, 0.8 * min(room))
     for row, column, text in texts:
         value = cells.value[row, column]
-        color = VERMILLION if text == SIGNS["non-finite"] and np.isnan(value) else INK if np.isnan(value) else ink(value)
+        color = (
+            VERMILLION if text == SIGNS["non-finite"] and np.isnan(value) else INK if np.isnan(value) else ink(value)
+        )
         x, y = (row, column) if along_x else (column, row)
         ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", size=size, color=color, linespacing=1.0)
     return decimals >= 0, deviations and bool(np.isfinite(cells.deviation).any())
@@ -190,8 +195,8 @@ def key(cells: Cells, printed: tuple[bool, bool]) -> str:
     """Explain the signs that occur."""
     states = {state for row in cells.status for state in row}
     notes = [f"{SIGNS[state]} {meaning}" for state, meaning in MEANINGS.items() if state in states]
-    if printed[1]:
-        notes.append("± standard deviation over draws")
+    if cells.draws > 1:
+        notes.append(f"re-rand: mean {'± sd ' * printed[1]}of {cells.draws} draws")
     if any(state != UNDEFINED for state in np.array(cells.status)[~np.isfinite(cells.value)]):
         notes.append("hatched: no value")
     return "   ".join(notes)

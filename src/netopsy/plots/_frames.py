@@ -17,6 +17,7 @@ BASELINE, REINITIALIZE, RERANDOMIZE = "baseline", "re-initialize", "re-randomize
 FULL_MODEL, RERANDOM, FINAL = "full model", "re-rand", "final"
 
 COLUMNS = ("site", "operation", "checkpoint", "draw", "split", "status")
+SOURCE = "netopsy.robustness(...).to_frame()"
 INTERVAL = ("delta_error", "delta_error_low", "delta_error_high")
 
 
@@ -41,21 +42,28 @@ class Quantity:
             text = f"{value:.0f}" if abs(value) >= 100 or value == 0 else f"{value:#.{decimals + 2}g}".rstrip(".")
         return text.replace("-", "−")
 
+    def named(self, split: str) -> str:
+        """The label of an axis or color bar."""
+        return self.label.format(split="" if split == UNNAMED else f"{split} ")
+
     def formatter(self) -> Formatter:
         """The tick formatter of an axis or color bar with this quantity."""
         return PercentFormatter(xmax=1, symbol="") if self.percent else ScalarFormatter()
 
 
 METRICS = {
-    "error": Quantity(label="{split} error (%)", percent=True),
-    "loss": Quantity(label="{split} loss", percent=False),
-    "delta_error": Quantity(label="increase of {split} error (percentage points)", percent=True),
+    "error": Quantity(label="{split}error (%)", percent=True),
+    "loss": Quantity(label="{split}loss", percent=False),
+    "delta_error": Quantity(label="increase of {split}error\n(percentage points)", percent=True),
+    "unchanged": Quantity(label="unchanged {split}predictions (%)", percent=True),
 }
+UNNAMED = "data"
+"""The split of a probe that was given a single set of data: not worth a word in a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One metric on one split, sites x columns; the full model is the last site, the final checkpoint the last column.
+    """One metric on one split, sites x columns; last come the full model and the final checkpoint.
 
     Draws of a re-randomization are averaged over those that are finite; `low` and `high` are their smallest and
     largest value, or for a single value the interval that came with it (NaN: none). `status` is the frame's, with
@@ -65,6 +73,7 @@ class Table:
     sites: tuple[str, ...]
     columns: tuple[str, ...]
     split: str
+    quantity: Quantity
     baseline: float
     value: Float[np.ndarray, "s c"]
     low: Float[np.ndarray, "s c"]
@@ -77,6 +86,13 @@ class Table:
     def layers(self) -> int:
         """Number of sites that are not the full model (which comes last)."""
         return len(self.sites) - (FULL_MODEL in self.sites)
+
+
+def quantity(frame: pd.DataFrame, metric: str) -> Quantity:
+    """How to print a metric; one that a user added goes by its own name."""
+    known = [str(name) for name in frame.columns if name not in (*COLUMNS, *INTERVAL[1:], "n", "verdict", "seed")]
+    one_of("metric", metric, known)
+    return METRICS.get(metric, Quantity(label=f"{{split}}{metric}", percent=False))
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], source: str) -> None:
@@ -110,7 +126,7 @@ def ordered_keys(values: Iterable[Any]) -> list[Hashable]:
     """Distinct checkpoints: integers ascending, names as they come."""
     keys = list(dict.fromkeys(map(key, values)))
     numbers = [item for item in keys if isinstance(item, int)]
-    return sorted(numbers) if len(numbers) == len(keys) else keys
+    return [*sorted(numbers)] if len(numbers) == len(keys) else keys
 
 
 def ordered_sites(names: Iterable[Any]) -> tuple[str, ...]:
@@ -152,15 +168,15 @@ def tabulate(frame: pd.DataFrame, *, metric: str, split: str | None = None, fina
     column `final` is added. An added column holds the baseline's value, and so does a no-op without a value of its
     own. Raises `NetopsyError` for a frame that is empty, lacks columns or baseline, or measures a cell twice.
     """
-    one_of("metric", metric, tuple(METRICS))
-    need(frame, dict.fromkeys((*COLUMNS, metric)), "netopsy.robustness(...).to_frame()")
+    need(frame, COLUMNS, SOURCE)
+    printed = quantity(frame, metric)
     rows, chosen = one_split(frame, split)
     reference = baseline(rows, metric, chosen)
     kept = edits(rows)
     sites = ordered_sites(kept["site"])
     again = kept["operation"] == RERANDOMIZE
     keys = ordered_keys(kept.loc[~again, "checkpoint"])
-    labels = np.where(again, RERANDOM, [str(key(item)) for item in kept["checkpoint"]])
+    labels = [RERANDOM if new else str(key(item)) for new, item in zip(again, kept["checkpoint"], strict=True)]
     trained = last_column(kept, labels, [str(item) for item in keys], final)
     columns = [RERANDOM] * bool(again.any()) + [str(item) for item in keys if str(item) != trained] + [trained]
 
@@ -170,9 +186,9 @@ def tabulate(frame: pd.DataFrame, *, metric: str, split: str | None = None, fina
     status = np.full(shape, "", dtype=object)
     if trained not in labels:
         value[:, -1], status[:, -1] = reference, "ok"
-    interval = metric != "loss" and {*INTERVAL} <= set(kept.columns)
-    for (site, label), cell in kept.groupby([kept["site"].astype(str), labels], sort=False):
-        at = sites.index(site), columns.index(label)
+    interval = metric in ("error", "delta_error") and {*INTERVAL} <= set(kept.columns)
+    for (site, label), cell in kept.groupby([kept["site"].astype(str), np.array(labels)], sort=False):
+        at = sites.index(str(site)), columns.index(str(label))
         refuse_twice(cell, str(site), str(label))
         numbers = cell[metric].to_numpy(dtype=np.float64, na_value=np.nan)
         states = set(cell["status"].dropna())
@@ -194,6 +210,7 @@ def tabulate(frame: pd.DataFrame, *, metric: str, split: str | None = None, fina
         sites=sites,
         columns=tuple(columns),
         split=chosen,
+        quantity=printed,
         baseline=reference,
         value=value,
         low=low,

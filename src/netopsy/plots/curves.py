@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from netopsy.plots._frames import METRICS, RERANDOM, Table, tabulate
-from netopsy.plots.style import (
-    FAINT,
-    INK,
-    LABEL,
-    TICK,
-    VERMILLION,
-    bare,
-    legend_beside,
-    line_figure,
-    name_sites,
-)
+from netopsy.plots._frames import RERANDOM, Table, tabulate
+from netopsy.plots.style import FAINT, GRAY, INK, VERMILLION, finish_lines, line_axes, name_sites
 
 MARKERS = "os^DvP<p>h"
+SIGNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "no-op": ("edit changes nothing", {"marker": "o", "markersize": 5.5, "markerfacecolor": "white", "color": GRAY}),
+    "non-finite": ("output not finite", {"marker": "x", "markersize": 7, "color": INK}),
+}
 
 
 def curves(
@@ -36,33 +31,66 @@ def curves(
     bands: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw one line over the layers for each checkpoint and for re-randomization, with the trained model as reference.
+    """Draw a line over the layers for each checkpoint and for re-randomization; the trained model is dashed.
 
-    The arguments are those of `netopsy.plots.heatmap.heatmap`. A band spans the smallest and the largest of several
-    draws, or for a single value the interval that came with it (the frame's `delta_error_low` and `delta_error_high`,
-    shifted to the metric; the loss has none). The full model stands apart at the right, joined to no layer. An open
-    marker with `×` is an output that is not finite but has a value; no value leaves a gap. Raises `NetopsyError` as
-    `heatmap` does.
+    The arguments are those of `netopsy.plots.heatmap.heatmap`. A line's band spans the smallest and the largest of
+    several draws, or for a single value the interval that came with it (`delta_error_low` to `delta_error_high`,
+    shifted to the metric; none for other metrics than `error` and `delta_error`). The full model stands apart at the
+    right, joined to no layer. Without a value a line has a gap. Raises `NetopsyError` as `heatmap` does.
     """
     table = tabulate(frame, metric=metric, split=split, final=final)
-    quantity = METRICS[metric]
     places = np.arange(len(table.sites), dtype=np.float64)
     places[table.layers :] += 0.5
-    ax = ax or line_figure(table.sites)
-    ax.set_xlim(-0.5, places[-1] + 0.5)
-    ax.axhline(table.baseline, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="trained model", zorder=1)
-    # The last column is the reference line, unless somebody measured there something that is not the trained model.
-    columns = table.columns[:-1] if len(table.columns) > 1 else table.columns
-    styles = line_styles(columns)
-    for column, label in enumerate(columns):
-        draw_line(ax, table, column, places, styles[column], bands=bands)
-        _ = label
-    if table.layers < len(table.sites):
+    ax = line_axes(table.sites) if ax is None else ax
+    ax.set_xlim(-0.5, float(places[-1]) + 0.5)
+    ax.axhline(table.baseline, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label=table.columns[-1], zorder=1)
+    for column, look in enumerate(looks(table.columns[:-1])):
+        draw_line(ax, table, column, places, look, bands=bands)
+    status = np.array(table.status)[:, :-1]
+    for state, (label, look) in SIGNS.items():
+        rows, columns = np.nonzero((status == state) & np.isfinite(table.value[:, :-1]))
+        if len(rows):
+            ax.plot(places[rows], table.value[rows, columns], linestyle="none", label=label, zorder=4, **look)
+    if 0 < table.layers < len(table.sites):
         ax.axvline(table.layers - 0.25, color=FAINT, linewidth=0.6)
-    bare(ax)
-    ax.yaxis.set_major_formatter(quantity.formatter())
-    ax.set_ylabel(quantity.label.format(split=table.split), size=LABEL)
-    ax.tick_params(axis="y", labelsize=TICK, length=2, width=0.6)
-    legend_beside(ax, title="checkpoint")
+    intervals = bands and bool((np.isfinite(table.low) & (table.draws == 1)).any())
+    title = "checkpoint\nband: confidence interval" if intervals else "checkpoint"
+    finish_lines(ax, table.quantity.formatter(), table.quantity.named(table.split), title)
     name_sites(ax, "x", table.sites, places.tolist(), members)
     return ax
+
+
+def looks(columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Early checkpoints dark, late ones light, each with a marker of its own; re-randomization dashed."""
+    checkpoints = [label for label in columns if label != RERANDOM]
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(checkpoints)))
+    styles: list[dict[str, Any]] = [
+        {"color": tuple(map(float, shade)), "marker": MARKERS[index % len(MARKERS)]}
+        for index, shade in enumerate(shades)
+    ]
+    again = {"color": VERMILLION, "marker": "X", "linestyle": (0, (2, 1.2))}
+    return [again] * (len(columns) - len(checkpoints)) + styles
+
+
+def draw_line(
+    ax: Axes,
+    table: Table,
+    column: int,
+    places: Float[np.ndarray, " s"],
+    look: dict[str, Any],
+    *,
+    bands: bool,
+) -> None:
+    """One column of the table: its layers joined, the full model as a point, both with their spread."""
+    value, low, high = table.value[:, column], table.low[:, column], table.high[:, column]
+    label, draws = table.columns[column], int(table.draws[:, column].max())
+    if draws > 1:
+        label += f" (mean of {draws}" + (",\nband: min to max)" if bands else ")")
+    one = {**look, "markersize": 4.5, "linewidth": 1.2, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    layers, whole = slice(0, table.layers), slice(table.layers, None)
+    ax.plot(places[layers], value[layers], label=label, zorder=3, **one)
+    ax.plot(places[whole], value[whole], zorder=3, **one)
+    if bands:
+        color = look["color"]
+        ax.fill_between(places[layers], low[layers], high[layers], color=color, alpha=0.15, linewidth=0, zorder=2)
+        ax.vlines(places[whole], low[whole], high[whole], color=color, alpha=0.5, linewidth=1.2, zorder=2)

@@ -32,9 +32,9 @@ def distances(
     """Draw the distance of each layer's weights at each checkpoint from its initial weights, sites x checkpoints.
 
     `frame` has the columns `site, checkpoint, l2, linf`, one row for each site and checkpoint; `l2` is
-    ‖θ_d^τ − θ_d^0‖₂ / √dim, `linf` is ‖θ_d^τ − θ_d^0‖_∞, both in units of the weights. The other arguments are those of
-    `netopsy.plots.heatmap.heatmap`, beside which it is drawn. Raises `NetopsyError` for an unknown norm or member, and
-    for a frame that is empty, lacks columns or has a cell twice.
+    ‖θ_d^τ − θ_d^0‖₂ / √dim, `linf` is ‖θ_d^τ − θ_d^0‖_∞, both in units of the weights. The other arguments are those
+    of `netopsy.plots.heatmap.heatmap`, beside which it is drawn. Raises `NetopsyError` for an unknown norm or member,
+    and for a frame that is empty, lacks columns or has a cell twice.
     """
     one_of("norm", norm, tuple(LABELS))
     need(frame, ("site", "checkpoint", norm), "layer distances")
@@ -45,8 +45,8 @@ def distances(
         at = sites.index(str(site)), keys.index(key(checkpoint))
         if not np.isnan(value[at]):
             raise NetopsyError(
-                f"frame: expected one row for a site and checkpoint; got several for {site!r} at {key(checkpoint)!r}; "
-                "draw one run at a time"
+                f"frame: expected one row for a site and checkpoint; got several for {site!r} at {key(checkpoint)!r}"
+                "; draw one run at a time"
             )
         value[at] = distance
     finite = value[np.isfinite(value)]
@@ -56,6 +56,7 @@ def distances(
         columns=tuple(map(str, keys)),
         value=value,
         deviation=np.full_like(value, np.nan),
+        draws=1,
         status=tuple(tuple("non-finite" if np.isinf(item) else "ok" for item in row) for row in value),
         cuts=((), ()),
         quantity=Quantity(label=LABELS[norm], percent=False),

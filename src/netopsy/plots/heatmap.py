@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from netopsy.plots._cells import UNDEFINED, Cells, draw_cells
-from netopsy.plots._frames import FULL_MODEL, METRICS, RERANDOM, Table, tabulate
+from netopsy.plots._frames import FULL_MODEL, RERANDOM, Table, tabulate
 
 
 def heatmap(
@@ -42,28 +42,19 @@ def heatmap(
     empty, lacks columns, a baseline or the split, or measures a cell twice, and for unknown members and metrics.
     """
     table = tabulate(frame, metric=metric, split=split, final=final)
-    quantity = METRICS[metric]
     cells = Cells(
         sites=table.sites,
-        columns=tuple(averaged(table)),
+        columns=table.columns,
         value=table.value,
         deviation=table.deviation,
+        draws=int(table.draws.max()),
         status=meaningful(table),
         cuts=cuts(table),
-        quantity=quantity,
-        label=quantity.label.format(split=table.split),
+        quantity=table.quantity,
+        label=table.quantity.named(table.split),
     )
     top = darkest(table, metric) if vmax is None else vmax
     return draw_cells(cells, vmax=top, ax=ax, transpose=transpose, members=members, colorbar=colorbar)
-
-
-def averaged(table: Table) -> list[str]:
-    """Column labels; the re-randomized one says over how many draws it is averaged."""
-    labels = list(table.columns)
-    most = int(table.draws[:, 0].max())
-    if labels[0] == RERANDOM and most > 1:
-        labels[0] = f"{RERANDOM}\n(mean of {most})"
-    return labels
 
 
 def meaningful(table: Table) -> tuple[tuple[str, ...], ...]:
@@ -85,8 +76,10 @@ def darkest(table: Table, metric: str) -> float:
     """The end of the color scale (see `heatmap`)."""
     finite = table.value[np.isfinite(table.value)]
     largest = float(max(finite.max(initial=0.0), 1e-12))
-    if metric != "loss":
+    if metric in ("error", "delta_error"):
         return max(largest, min(table.baseline + 0.1, 1.0))
+    if metric != "loss":
+        return largest
     whole = table.value[table.layers :]
     untrained = float(whole[np.isfinite(whole)].max(initial=0.0))
     return min(largest, 2 * untrained) if untrained > 0 else largest

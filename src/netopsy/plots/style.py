@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
+from matplotlib.ticker import Formatter
 from PIL import Image
 
 from netopsy._checks import NetopsyError, near, one_of
@@ -139,17 +140,30 @@ def label_ticks(ax: Axes, which: Literal["x", "y"], labels: Sequence[str], posit
     return texts
 
 
-def bare(ax: Axes) -> None:
-    """Keep only the left and bottom spines, thin."""
+def line_axes(sites: Sequence[str]) -> Axes:
+    """Axes of their own for a picture with the sites along x and a legend beside it."""
+    count = len(sites)
+    width = 2.6 + count * max(0.105, min(0.5, 11 / count))
+    return new_axes(max(width, 6.0), 2.6 + 0.7 * min(text_width(sites), 29 * _GLYPH * TICK / 72))
+
+
+def finish_lines(ax: Axes, formatter: Formatter, label: str, title: str) -> None:
+    """Thin left and bottom spines, a labelled y axis, and the legend beside the axes, where it covers no data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_linewidth(0.6)
+    ax.yaxis.set_major_formatter(formatter)
+    ax.set_ylabel(label, size=LABEL)
+    ax.tick_params(axis="y", labelsize=TICK, length=2, width=0.6)
+    legend = ax.legend(
+        loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=TICK, title=title, title_fontsize=TICK
+    )
+    legend.set_alignment("left")
 
 
 def save(picture: Axes | Figure, path: Path | str) -> Path:
     """Write a figure as PNG, SVG or PDF; the same picture always gives the same bytes.
 
-    A PNG that would exceed `PNG_LIMIT` is reduced to 256 colors, and if that is not enough to fewer dots an inch (200
-    down to 60). Raises `NetopsyError` for any other kind of file, and for a PNG too large even then.
+    A PNG that would exceed `PNG_LIMIT` is reduced in resolution (200 dots an inch down to 60) and to 256 colors. Raises `NetopsyError` for any other kind of file, and for a PNG too large even then.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -162,7 +176,9 @@ def save(picture: Axes | Figure, path: Path | str) -> Path:
 
 def render(figure: Figure, kind: str, dpi: int) -> bytes:
     """Render without a date, a version or a random name in the file."""
-    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}[kind]
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}[
+        kind
+    ]
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "netopsy"}):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
@@ -171,17 +187,16 @@ def render(figure: Figure, kind: str, dpi: int) -> bytes:
 
 def small_png(figure: Figure, path: Path) -> bytes:
     """The sharpest PNG within `PNG_LIMIT`."""
-    for dpi in (200, 150, 120, 100, 80, 60):
+    for dpi, all_colors in ((200, True), (150, True), *((dpi, False) for dpi in (200, 150, 120, 100, 80, 60))):
         content = render(figure, "png", dpi)
-        if len(content) > PNG_LIMIT:
+        if not all_colors:
             buffer = io.BytesIO()
-            Image.open(io.BytesIO(content)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-                buffer, format="png", optimize=True, dpi=(dpi, dpi)
-            )
+            image = Image.open(io.BytesIO(content)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            image.save(buffer, format="png", optimize=True, dpi=(dpi, dpi))
             content = buffer.getvalue()
         if len(content) <= PNG_LIMIT:
             return content
     raise NetopsyError(
-        f"{path}: expected a picture of at most {PNG_LIMIT // 1000} kB; it has {math.ceil(len(content) / 1000)} kB at "
-        "60 dots an inch; save it as SVG or PDF, or make the figure smaller"
+        f"{path}: expected a picture of at most {PNG_LIMIT // 1000} kB; it has {math.ceil(len(content) / 1000)} kB "
+        "at 60 dots an inch; save it as SVG or PDF, or make the figure smaller"
     )

@@ -53,18 +53,20 @@ class RobustnessResult:
             kind: which picture; `options` go to the function of that name in `netopsy.plots`.
         """
         one_of("kind", kind, ("heatmap", "curves", "distances", "depth"))
+        joint = list(self.groups)
+        single = self.frame[~self.frame.site.isin(joint)]  # along the depth of a network, a group has no place
         if kind == "distances":
             from netopsy.plots.distances import distances
 
-            return distances(self.distances, ax=ax, **options)
+            return distances(self.distances[~self.distances.site.isin(joint)], ax=ax, **options)
         if kind == "depth":
             from netopsy.plots.depth import depth_profile
 
-            return depth_profile(self.frame, ax=ax, tolerance=self.provenance["tolerance"], **options)
+            return depth_profile(single, ax=ax, tolerance=self.provenance["tolerance"], **options)
         if kind == "curves":
             from netopsy.plots.curves import curves
 
-            return curves(self.frame, ax=ax, **options)
+            return curves(single, ax=ax, **options)
         from netopsy.plots.heatmap import heatmap
 
         return heatmap(self.frame, ax=ax, **options)

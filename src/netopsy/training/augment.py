@@ -22,7 +22,7 @@ def pad_crop_flip(images: Float[Tensor, "n c h w"], pad: int, generator: torch.G
     count, height, width = len(images), images.shape[2], images.shape[3]
     top, left = torch.randint(2 * pad + 1, (2, count), generator=generator).to(images.device)
     flip = (torch.rand(count, generator=generator) < 0.5).to(images.device)
-    # A window view of every place, from which one is copied an image: 3.5 times faster than gathering pixels.
+    # A view of the window at every place; one is copied for each image: 3.5 times faster than gathering pixels.
     windows = padded(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
     crops = windows[torch.arange(count, device=images.device), :, top, left]
     return torch.where(flip[:, None, None, None], crops.flip(-1), crops)

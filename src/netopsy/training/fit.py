@@ -190,11 +190,10 @@ def _evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, 
 
 
 def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    trained = [value for value in model.parameters() if value.requires_grad]
+    parameters, decay = model.parameters(), config.weight_decay
     if config.optimizer == "adam":
-        betas = (config.momentum, 0.999)
-        return torch.optim.Adam(trained, config.lr, betas=betas, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(trained, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.Adam(parameters, config.lr, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
+    return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
 
 
 def _device(model: nn.Module) -> torch.device:

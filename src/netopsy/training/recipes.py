@@ -8,11 +8,12 @@ from netopsy.training.config import FitConfig
 
 
 def layers_fcn(*, epochs: int = 100, lr: float = 0.01, seed: int = 0) -> FitConfig:
-    """Fully connected networks as the layers paper trains them (Zhang, Bengio, Singer 2022, §3).
+    """Fully connected networks as the layers paper trains them (Zhang, Bengio, Singer 2022).
 
     SGD with momentum 0.9, batches of 128, lr ×0.2 after 30, 60 and 90 % of the epochs, no weight decay. The
-    checkpoints kept are those of its figures: 0, 1, 2, 3, 8, 40, 90 and the last. The paper does not print its lr:
-    with 0.01 (FCN 3×256 on Fashion-MNIST) the upper layers are robust to re-initialization, with 0.1 they are not.
+    checkpoints kept are those of its figures: 0, 1, 2, 3, 8, 40, 90 and the last. The base lr is netopsy's choice:
+    with 0.01, FCN 3×256 on Fashion-MNIST shows what the paper describes; with 0.1 its upper layers are critical
+    too. Say the lr with every figure.
 
     >>> layers_fcn().lr_drops, layers_fcn(epochs=10).lr_drops
     ((30, 60, 90), (3, 6, 9))

@@ -1,0 +1,33 @@
+"""The layers paper's figures from our runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from netopsy.plots.depth import depth_profile
+from netopsy.plots.heatmap import heatmap
+from netopsy.plots.style import save
+from netopsy.probes.robustness_result import RobustnessResult
+
+
+def draw(results: Mapping[str, Sequence[RobustnessResult]], folder: Path) -> list[Path]:
+    """Write each setting's heatmap (single sites, and with each joint group's members marked) and depth profile."""
+    written = []
+    for setting, runs in results.items():
+        first = runs[0]
+        frame = first.to_frame()
+        single = frame[~frame.site.isin(list(first.groups))]
+        written.append(save(heatmap(single), folder / f"{setting}-heatmap.png"))
+        for number, (name, members) in enumerate(first.groups.items(), start=1):
+            joint = frame[frame.site.isin([*single.site.dropna().unique(), name]) | frame.site.isna()]
+            written.append(save(heatmap(joint, members=members), folder / f"{setting}-joint-{number}.png"))
+        for kind in ("curves", "distances"):
+            written.append(save(first.plot(kind=kind), folder / f"{setting}-{kind}.png"))
+        seeds = pd.concat([run.to_frame().assign(seed=i) for i, run in enumerate(runs)], ignore_index=True)
+        seeds = seeds[~seeds.site.isin([*first.groups, "full model"])]
+        tolerance = float(first.provenance["tolerance"])
+        written.append(save(depth_profile(seeds, tolerance=tolerance), folder / f"{setting}-depth.png"))
+    return written
