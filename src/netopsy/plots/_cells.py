@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from netopsy._checks import NetopsyError, one_of
 from netopsy.plots._frames import Quantity
 from netopsy.plots.style import (
-    INK,
     LABEL,
     MISSING,
     SMALLEST,
     TICK,
     VERMILLION,
+    check_members,
     contrast_ink,
+    elide,
     inches,
     label_ticks,
+    lay_out,
     name_sites,
     new_axes,
     root,
@@ -73,8 +74,9 @@ def draw_cells(
 ) -> Axes:
     """Draw the cells, the labels of both axes, the color bar and a line that explains the signs in use."""
     one_of("transpose", transpose, ("auto", True, False))
-    if not vmax > 0:
-        raise NetopsyError(f"vmax: expected a number above 0; got {vmax!r}")
+    if not 0 < vmax < np.inf:
+        raise NetopsyError(f"vmax: expected a finite number above 0; got {vmax!r}")
+    check_members(members, cells.sites)
     along_x = len(cells.sites) > DEEP if transpose == "auto" else bool(transpose)
     if ax is None:
         ax = new_axes(*figure_size(cells, along_x=along_x, colorbar=colorbar))
@@ -87,6 +89,7 @@ def draw_cells(
     )
     ax.set(xlim=(0, columns), ylim=(rows, 0))
     ax.spines[:].set_visible(False)
+    ax.grid(False)
     for row, column in np.argwhere(~known & (status != UNDEFINED)):
         ax.add_patch(
             Rectangle((column, row), 1, 1, facecolor=MISSING, edgecolor="white", linewidth=0.6, hatch="/////")
@@ -96,16 +99,19 @@ def draw_cells(
     ax.hlines(down, 0, columns, color="white", linewidth=3)
     if colorbar:
         add_bar(ax, mesh, cells)
-    names, keys = np.arange(len(cells.sites)) + 0.5, np.arange(len(cells.columns)) + 0.5
-    name_sites(ax, "x" if along_x else "y", cells.sites, names.tolist(), members)
-    columns_at: Literal["x", "y"] = "y" if along_x else "x"
-    label_ticks(ax, columns_at, cells.columns, keys.tolist())
-    printed = print_numbers(
-        ax, cells, along_x=along_x, ink=lambda item: contrast_ink(to_rgb(mesh.to_rgba(np.array([item]))[0]))
-    )
-    ax.set_xlabel(
-        "\n".join(line for line in ("" if along_x else "checkpoint", key(cells, printed)) if line), size=LABEL
-    )
+    names = (np.arange(len(cells.sites)) + 0.5).tolist()
+    keys = (np.arange(len(cells.columns)) + 0.5).tolist()
+    if along_x:
+        label_ticks(ax, "y", cells.columns, keys)
+        name_sites(ax, "x", cells.sites, names, members)
+    else:
+        name_sites(ax, "y", cells.sites, names, members)
+        label_ticks(ax, "x", cells.columns, keys)
+    lay_out(root(ax))
+    colors = mesh.to_rgba(np.where(np.isfinite(cells.value), cells.value, 0))[..., :3].tolist()
+    printed = print_numbers(ax, cells, colors, along_x=along_x)
+    lines = [*([] if along_x else ["checkpoint"]), *explain(cells, deviations=printed)]
+    ax.set_xlabel("\n".join(lines), size=LABEL)
     if along_x:
         ax.set_ylabel("checkpoint", size=LABEL)
     return ax
@@ -113,8 +119,8 @@ def draw_cells(
 
 def add_bar(ax: Axes, mesh: QuadMesh, cells: Cells) -> None:
     """Put a thin color bar with the quantity's name and unit beside the cells, as high as they are."""
-    lowest, highest = np.nanmin(cells.value, initial=0.0), np.nanmax(cells.value, initial=0.0)
-    bounds = highest > mesh.norm.vmax, lowest < 0
+    known = cells.value[np.isfinite(cells.value)]
+    bounds = bool((known > mesh.norm.vmax).any()), bool((known < 0).any())
     bar = root(ax).colorbar(
         mesh,
         ax=ax,
@@ -133,54 +139,46 @@ def add_bar(ax: Axes, mesh: QuadMesh, cells: Cells) -> None:
 def figure_size(cells: Cells, *, along_x: bool, colorbar: bool) -> tuple[float, float]:
     """Width and height in inches at which the cells are wide enough for their labels."""
     sites, columns = len(cells.sites), len(cells.columns)
-    names, keys = min(text_width(cells.sites), 29 * 0.6 * TICK / 72), text_width(cells.columns)
+    names, keys = text_width(elide(cells.sites)), text_width(cells.columns)
     bar = 0.8 * colorbar
     if along_x:
         return keys + 0.4 + sites * min(0.34, max(0.105, 12 / sites)) + bar, names + 0.3 + columns * 0.25
-    return names + 0.2 + columns * max(0.46, keys + 0.1) + bar, max(
-        1.9, 0.65 + sites * (0.36 if sites <= 8 else 0.26)
-    )
+    row = 0.36 if sites <= 8 else 0.26
+    return names + 0.2 + columns * max(0.46, keys + 0.1) + bar, max(1.9, 0.65 + sites * row)
 
 
-def print_numbers(ax: Axes, cells: Cells, *, along_x: bool, ink: Callable[[float], str]) -> tuple[bool, bool]:
-    """Write values and signs into the cells; says whether numbers, and whether deviations, found room."""
+def print_numbers(ax: Axes, cells: Cells, colors: list[list[list[float]]], *, along_x: bool) -> bool:
+    """Write values and signs into the cells, as far as there is room; says whether deviations found it."""
     width, height = inches(ax)
     shape = cells.value.shape[::-1] if along_x else cells.value.shape
     room = 72 * width / shape[1], 72 * height / shape[0]
-    for decimals, deviations in ((1, True), (1, False), (0, False)):
-        texts = list(cell_texts(cells, decimals, deviations))
-        size = largest_font([text for _, _, text in texts], *room)
-        if size >= SMALLEST:
+    deviations, size = False, min(TICK, 0.8 * min(room))
+    texts = list(cell_texts(cells, None, deviations=False))
+    for decimals, with_deviations in ((1, True), (1, False), (0, False)):
+        candidates = list(cell_texts(cells, decimals, deviations=with_deviations))
+        largest = largest_font([text for _, _, text in candidates], *room)
+        if largest >= SMALLEST:
+            deviations, size, texts = with_deviations, largest, candidates
             break
-    else:
-        decimals, deviations = -1, False
-        texts = [
-            (row, column, SIGNS[state])
-            for row, states in enumerate(cells.status)
-            for column, state in enumerate(states)
-            if state in SIGNS
-        ]
-        size = min(TICK, 0.8 * min(room))
     for row, column, text in texts:
-        value = cells.value[row, column]
-        color = (
-            VERMILLION if text == SIGNS["non-finite"] and np.isnan(value) else INK if np.isnan(value) else ink(value)
-        )
         x, y = (row, column) if along_x else (column, row)
-        ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", size=size, color=color, linespacing=1.0)
-    return decimals >= 0, deviations and bool(np.isfinite(cells.deviation).any())
+        color = contrast_ink(colors[row][column]) if np.isfinite(cells.value[row, column]) else VERMILLION
+        ax.text(
+            x + 0.5, y + 0.5, text, ha="center", va="center", size=size, color=color, linespacing=1.0
+        ).set_in_layout(False)  # it lies inside; leaving hundreds of texts out of the layout makes it fast
+    return deviations
 
 
-def cell_texts(cells: Cells, decimals: int, deviations: bool) -> Iterator[tuple[int, int, str]]:
-    """Row, column and text of every cell that has something to say."""
+def cell_texts(cells: Cells, decimals: int | None, *, deviations: bool) -> Iterator[tuple[int, int, str]]:
+    """Row, column and text of every cell that has something to say; decimals=None: only its sign."""
     for row, states in enumerate(cells.status):
         for column, state in enumerate(states):
-            value, deviation = cells.value[row, column], cells.deviation[row, column]
+            value, deviation = float(cells.value[row, column]), float(cells.deviation[row, column])
             text = SIGNS.get(state, "")
-            if np.isfinite(value):
-                text += cells.quantity.text(float(value), decimals)
-            if deviations and np.isfinite(deviation):
-                text += f"\n±{cells.quantity.text(float(deviation), decimals)}"
+            if decimals is not None and np.isfinite(value):
+                text += cells.quantity.text(value, decimals)
+                if deviations and np.isfinite(deviation):
+                    text += f"\n±{cells.quantity.text(deviation, decimals if cells.quantity.percent else 0)}"
             if text:
                 yield row, column, text
 
@@ -191,12 +189,12 @@ def largest_font(texts: Sequence[str], width: float, height: float) -> float:
     return min(TICK, 0.82 * width / (72 * max(text_width(texts, 1.0), 1 / 72)), 0.85 * height / (1.15 * lines))
 
 
-def key(cells: Cells, printed: tuple[bool, bool]) -> str:
-    """Explain the signs that occur."""
+def explain(cells: Cells, *, deviations: bool) -> list[str]:
+    """One line on the signs that occur, or none."""
     states = {state for row in cells.status for state in row}
     notes = [f"{SIGNS[state]} {meaning}" for state, meaning in MEANINGS.items() if state in states]
     if cells.draws > 1:
-        notes.append(f"re-rand: mean {'± sd ' * printed[1]}of {cells.draws} draws")
+        notes.append(f"re-rand: mean {'± sd ' if deviations else ''}of {cells.draws} draws")
     if any(state != UNDEFINED for state in np.array(cells.status)[~np.isfinite(cells.value)]):
         notes.append("hatched: no value")
-    return "   ".join(notes)
+    return ["   ".join(notes)] if notes else []

@@ -31,7 +31,7 @@ class Quantity:
     def text(self, value: float, decimals: int) -> str:
         """Print a value for a cell: percent with so many decimals, or two more digits than that.
 
-        >>> METRICS["error"].text(0.1234, 1), METRICS["loss"].text(2.0, 1), METRICS["loss"].text(1.5e-7, 0)
+        >>> METRICS["error"].text(0.1234, 1), METRICS["loss"].text(2.0, 1), METRICS["loss"].text(2e-7, 0)
         ('12.3', '2.00', '2e−07')
         """
         if self.percent:
@@ -186,26 +186,23 @@ def tabulate(frame: pd.DataFrame, *, metric: str, split: str | None = None, fina
     status = np.full(shape, "", dtype=object)
     if trained not in labels:
         value[:, -1], status[:, -1] = reference, "ok"
-    interval = metric in ("error", "delta_error") and {*INTERVAL} <= set(kept.columns)
-    for (site, label), cell in kept.groupby([kept["site"].astype(str), np.array(labels)], sort=False):
-        at = sites.index(str(site)), columns.index(str(label))
-        refuse_twice(cell, str(site), str(label))
-        numbers = cell[metric].to_numpy(dtype=np.float64, na_value=np.nan)
-        states = set(cell["status"].dropna())
-        if "no-op" in states:
-            numbers = np.where(np.isnan(numbers), reference, numbers)
-        lost = "non-finite" in states or bool(np.isinf(numbers).any())
-        status[at] = "non-finite" if lost else "ok" if at[1] == len(columns) - 1 else min(states, default="ok")
-        numbers = numbers[np.isfinite(numbers)]
-        draws[at] = len(numbers)
-        if len(numbers):
-            value[at] = numbers.mean()
-        if len(numbers) > 1:
-            low[at], high[at], deviation[at] = numbers.min(), numbers.max(), numbers.std(ddof=1)
-        elif interval:
-            delta, below, above = (float(item) for item in cell[list(INTERVAL)].astype(float).iloc[0])
-            shift = float(value[at]) - delta
-            low[at], high[at] = below + shift, above + shift
+    numbers = floats(kept[metric])
+    states = kept["status"].astype(object).where(kept["status"].notna(), "ok").tolist()
+    below, above = interval(kept, numbers, metric)
+    for at, cell in cells(kept, sites, columns, labels).items():
+        kinds = {states[row] for row in cell}
+        drawn = numbers[cell]
+        if "no-op" in kinds:
+            drawn = np.where(np.isnan(drawn), reference, drawn)
+        lost = "non-finite" in kinds or bool(np.isinf(drawn).any())
+        status[at] = "non-finite" if lost else "ok" if at[1] == len(columns) - 1 else min(kinds)
+        drawn = drawn[np.isfinite(drawn)]
+        draws[at] = len(drawn)
+        value[at] = drawn.mean() if len(drawn) else np.nan
+        if len(drawn) > 1:
+            low[at], high[at], deviation[at] = drawn.min(), drawn.max(), drawn.std(ddof=1)
+        else:
+            low[at], high[at] = below[cell[0]], above[cell[0]]
     return Table(
         sites=sites,
         columns=tuple(columns),
@@ -221,18 +218,44 @@ def tabulate(frame: pd.DataFrame, *, metric: str, split: str | None = None, fina
     )
 
 
+def floats(column: pd.Series[Any]) -> Float[np.ndarray, " r"]:
+    """A column as numbers, NaN for null."""
+    return column.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+
+
+def interval(
+    rows: pd.DataFrame, numbers: Float[np.ndarray, " r"], metric: str
+) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """The interval of the change of error, moved to where the metric is; NaN for other metrics."""
+    if metric not in ("error", "delta_error") or not {*INTERVAL} <= set(rows.columns):
+        return np.full_like(numbers, np.nan), np.full_like(numbers, np.nan)
+    delta, low, high = (floats(rows[name]) for name in INTERVAL)
+    return low + numbers - delta, high + numbers - delta
+
+
+def cells(
+    rows: pd.DataFrame, sites: Sequence[str], columns: Sequence[str], labels: Sequence[str]
+) -> dict[tuple[int, int], list[int]]:
+    """Place in the table -> the rows measured there, of different draws; several runs may not be averaged unseen."""
+    row_of, column_of = ({name: place for place, name in enumerate(names)} for names in (sites, columns))
+    found: dict[tuple[int, int], list[int]] = {}
+    seen = set()
+    for row, (site, label, draw) in enumerate(
+        zip(map(str, rows["site"]), labels, map(str, rows["draw"]), strict=True)
+    ):
+        if (site, label, draw) in seen:
+            raise NetopsyError(
+                f"frame: expected one row for a site, checkpoint, draw and split; got several for {site!r} at "
+                f"{label!r}; draw one run at a time"
+            )
+        seen.add((site, label, draw))
+        found.setdefault((row_of[site], column_of[label]), []).append(row)
+    return found
+
+
 def last_column(rows: pd.DataFrame, labels: Sequence[str], keys: Sequence[str], final: int | str | None) -> str:
     """Name the column of the trained weights: as told, or the last checkpoint where no edit changed anything."""
     if final is not None:
         return str(final)
     at_last = rows["status"][np.asarray(labels) == keys[-1]] if keys else rows["status"][:0]
     return keys[-1] if len(at_last) and bool((at_last == "no-op").all()) else FINAL
-
-
-def refuse_twice(cell: pd.DataFrame, site: str, label: str) -> None:
-    """Refuse two rows for one site, checkpoint and draw: several runs may not be averaged unseen."""
-    if cell["draw"].duplicated().any():
-        raise NetopsyError(
-            f"frame: expected one row for a site, checkpoint, draw and split; got several for {site!r} at {label!r}; "
-            "draw one run at a time"
-        )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from netopsy.plots._frames import RERANDOM, Table, tabulate
-from netopsy.plots.style import FAINT, GRAY, INK, VERMILLION, finish_lines, line_axes, name_sites
+from netopsy.plots.style import FAINT, GRAY, INK, VERMILLION, check_members, finish_lines, line_axes, name_sites
 
 MARKERS = "os^DvP<p>h"
 SIGNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,6 +39,7 @@ def curves(
     right, joined to no layer. Without a value a line has a gap. Raises `NetopsyError` as `heatmap` does.
     """
     table = tabulate(frame, metric=metric, split=split, final=final)
+    check_members(members, table.sites)
     places = np.arange(len(table.sites), dtype=np.float64)
     places[table.layers :] += 0.5
     ax = line_axes(table.sites) if ax is None else ax

@@ -20,6 +20,7 @@ from netopsy.plots._frames import (
     RERANDOMIZE,
     SOURCE,
     edits,
+    floats,
     need,
     one_split,
     ordered_keys,
@@ -32,6 +33,7 @@ from netopsy.plots.style import (
     INK,
     ORANGE,
     VERMILLION,
+    check_members,
     finish_lines,
     line_axes,
     name_sites,
@@ -91,6 +93,7 @@ def depth_profile(
     rows, chosen = one_split(frame, split)
     kept = at_checkpoint(edits(rows), checkpoint)
     sites = ordered_sites(kept["site"])
+    check_members(members, sites)
     points = [point(kept[kept["site"] == site], site) for site in sites]
 
     ax = line_axes(sites) if ax is None else ax
@@ -132,7 +135,7 @@ def point(cell: pd.DataFrame, site: str) -> Point:
             f"frame: expected one row for a site, checkpoint, draw and split; got several for {site!r}; tell runs "
             "apart by a column 'seed'"
         )
-    delta, low, high = (cell[name].astype("Float64").to_numpy(np.float64, na_value=np.nan) for name in INTERVAL)
+    delta, low, high = (floats(cell[name]) for name in INTERVAL)
     runs = np.array([delta[seeds == seed].mean() for seed in seeds.unique()])
     if len(runs) > 1:
         spread = runs.std(ddof=1)

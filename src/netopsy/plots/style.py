@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, to_rgb
 from matplotlib.figure import Figure, SubFigure
@@ -29,28 +31,31 @@ LABEL, TICK, SMALLEST = 9.0, 8.0, 6.0
 PNG_LIMIT = 200_000
 """Bytes above which a PNG is rendered at a lower resolution, so that a repository can keep it."""
 
+DOTS = (200, 150, 120, 100, 80, 60)
+"""Resolutions of a PNG in dots an inch, best first."""
+
 _GLYPH = 0.62  # mean width of a character, in font sizes
 
 
-def shades(*, darkest: float = 0.88) -> Colormap:
+def shades() -> Colormap:
     """A perceptually uniform map from cream (nothing lost) to dark purple: magma reversed, without its black end."""
-    magma = mpl.colormaps["magma_r"]
-    return ListedColormap([magma(0.02 + (darkest - 0.02) * step / 255) for step in range(256)], name="netopsy")
+    return ListedColormap(mpl.colormaps["magma_r"](np.linspace(0.02, 0.88, 256)), name="netopsy")
 
 
 def contrast_ink(color: Sequence[float]) -> str:
-    """Black-ish or white, whichever reads better on a background (WCAG 2 relative luminance).
+    """Black-ish or white, whichever reads better on a background.
 
     >>> contrast_ink((1.0, 1.0, 0.8)), contrast_ink((0.2, 0.0, 0.3))
     ('#222222', '#ffffff')
     """
-
-    def luminance(rgb: Sequence[float]) -> float:
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb[:3]]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
     under, dark = luminance(color) + 0.05, luminance(to_rgb(INK)) + 0.05
     return INK if under / dark >= 1.05 / under else "#ffffff"
+
+
+def luminance(rgb: Sequence[float]) -> float:
+    """Relative luminance of an sRGB color (WCAG 2), 0 to 1."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb[:3]]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def elide(names: Sequence[str], most: int = 28) -> list[str]:
@@ -59,7 +64,7 @@ def elide(names: Sequence[str], most: int = 28) -> list[str]:
     >>> elide(["stem", "encoder.layers.block12.attention.output"], most=20)
     ['stem', 'encoder.la…on.output']
     >>> elide(["encoder.layer.10.norm.weight", "encoder.layer.11.norm.weight"], most=20)
-    ['encoder.layer.10…ght', 'encoder.layer.11…ght']
+    ['encode…0.norm.weight', 'encode…1.norm.weight']
     """
     longest = max(map(len, names), default=0)
     for width in range(most, longest):
@@ -72,9 +77,10 @@ def elide(names: Sequence[str], most: int = 28) -> list[str]:
 
 
 def text_width(labels: Collection[str], size: float = TICK) -> float:
-    """Estimate the width of the longest line among the labels, in inches."""
-    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
-    return longest * _GLYPH * size / 72
+    """Estimate the width of the longest line among the labels, in inches; mathematical signs are wide."""
+    lines = [line for label in labels for line in label.split("\n")]
+    characters = max((len(line) + 0.4 * sum(sign in "=±×−" for sign in line) for line in lines), default=0)
+    return characters * _GLYPH * size / 72
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -82,14 +88,17 @@ def new_axes(width: float, height: float) -> Axes:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white").add_subplot()
 
 
-def inches(ax: Axes) -> tuple[float, float]:
-    """Width and height of the axes once the figure is laid out."""
-    figure = root(ax)
+def lay_out(figure: Figure) -> None:
+    """Let the figure's layout engine (if it has one) make room for all labels that are there by now."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
+
+
+def inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes, as last laid out."""
     box = ax.get_window_extent()
-    return box.width / figure.dpi, box.height / figure.dpi
+    return box.width / root(ax).dpi, box.height / root(ax).dpi
 
 
 def root(owner: Axes | Figure | SubFigure) -> Figure:
@@ -100,6 +109,13 @@ def root(owner: Axes | Figure | SubFigure) -> Figure:
     return figure
 
 
+def check_members(members: Collection[str], sites: Sequence[str]) -> None:
+    """Refuse a member that is no site, before anything is drawn."""
+    for member in members:
+        if member not in sites:
+            raise NetopsyError(f"members: expected names of sites in the frame; got {member!r}{near(member, sites)}")
+
+
 def name_sites(
     ax: Axes,
     which: Literal["x", "y"],
@@ -107,13 +123,7 @@ def name_sites(
     positions: Sequence[float],
     members: Collection[str] = (),
 ) -> None:
-    """Label one axis with sites; `members` are blue and marked with `*`.
-
-    Raises `NetopsyError` for a member that is no site.
-    """
-    for member in members:
-        if member not in sites:
-            raise NetopsyError(f"members: expected names of sites in the frame; got {member!r}{near(member, sites)}")
+    """Label one axis with sites; `members` are blue and marked with `*`."""
     labels = [f"*{text}" if site in members else text for site, text in zip(sites, elide(sites), strict=True)]
     for site, text in zip(sites, label_ticks(ax, which, labels, positions), strict=True):
         if site in members:
@@ -121,7 +131,12 @@ def name_sites(
 
 
 def label_ticks(ax: Axes, which: Literal["x", "y"], labels: Sequence[str], positions: Sequence[float]) -> list[Text]:
-    """Put one label at every position, as large as they don't touch; those along x slant if they are too long."""
+    """Put one label at every position, as large as they don't touch; those along x slant if they are too long.
+
+    Label y first: the room along x is what y's labels leave.
+    """
+    if which == "x":
+        lay_out(root(ax))
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_ticks(positions, labels=list(labels))
     first, last = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
@@ -144,11 +159,12 @@ def line_axes(sites: Sequence[str]) -> Axes:
     """Axes of their own for a picture with the sites along x and a legend beside it."""
     count = len(sites)
     width = 2.6 + count * max(0.105, min(0.5, 11 / count))
-    return new_axes(max(width, 6.0), 2.6 + 0.7 * min(text_width(sites), 29 * _GLYPH * TICK / 72))
+    return new_axes(max(width, 6.0), 2.6 + 0.7 * text_width(elide(sites)))
 
 
 def finish_lines(ax: Axes, formatter: Formatter, label: str, title: str) -> None:
     """Thin left and bottom spines, a labelled y axis, and the legend beside the axes, where it covers no data."""
+    ax.grid(False)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_linewidth(0.6)
     ax.yaxis.set_major_formatter(formatter)
@@ -163,7 +179,8 @@ def finish_lines(ax: Axes, formatter: Formatter, label: str, title: str) -> None
 def save(picture: Axes | Figure, path: Path | str) -> Path:
     """Write a figure as PNG, SVG or PDF; the same picture always gives the same bytes.
 
-    A PNG that would exceed `PNG_LIMIT` is reduced in resolution (200 dots an inch down to 60) and to 256 colors. Raises `NetopsyError` for any other kind of file, and for a PNG too large even then.
+    A PNG that would exceed `PNG_LIMIT` is reduced in resolution and to 256 colors (see `DOTS`).
+    Raises `NetopsyError` for any other kind of file, and for a PNG too large even then.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -174,20 +191,45 @@ def save(picture: Axes | Figure, path: Path | str) -> Path:
     return path
 
 
+@contextmanager
+def settled(figure: Figure) -> Iterator[None]:
+    """Lay out until nothing moves, and hold it: a layout depends a little on the one before, as would a file."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    before: list[tuple[float, ...]] = []
+    for _ in range(10):
+        engine.execute(figure)
+        after = [tuple(ax.get_position().bounds) for ax in figure.axes]
+        if len(before) == len(after) and np.allclose(before, after, rtol=0, atol=1e-9):
+            break
+        before = after
+    try:
+        figure.set_layout_engine("none")
+        for ax, (left, bottom, width, height) in zip(figure.axes, after, strict=True):
+            in_layout = ax.get_in_layout()  # which setting a position would change
+            ax.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
+            ax.set_in_layout(in_layout)
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+
+
 def render(figure: Figure, kind: str, dpi: int) -> bytes:
     """Render without a date, a version or a random name in the file."""
-    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}[
-        kind
-    ]
+    silent = {"png": ["Software"], "svg": ["Date", "Creator"], "pdf": ["CreationDate"]}[kind]
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "netopsy"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+    with mpl.rc_context({"svg.hashsalt": "netopsy"}), settled(figure):
+        figure.savefig(
+            buffer, format=kind, dpi=dpi, metadata=dict.fromkeys(silent), bbox_inches="tight", pad_inches=0.05
+        )
     return buffer.getvalue()
 
 
 def small_png(figure: Figure, path: Path) -> bytes:
     """The sharpest PNG within `PNG_LIMIT`."""
-    for dpi, all_colors in ((200, True), (150, True), *((dpi, False) for dpi in (200, 150, 120, 100, 80, 60))):
+    for dpi, all_colors in [(dpi, True) for dpi in DOTS[:2]] + [(dpi, False) for dpi in DOTS]:
         content = render(figure, "png", dpi)
         if not all_colors:
             buffer = io.BytesIO()
@@ -198,5 +240,5 @@ def small_png(figure: Figure, path: Path) -> bytes:
             return content
     raise NetopsyError(
         f"{path}: expected a picture of at most {PNG_LIMIT // 1000} kB; it has {math.ceil(len(content) / 1000)} kB "
-        "at 60 dots an inch; save it as SVG or PDF, or make the figure smaller"
+        f"at {DOTS[-1]} dots an inch; save it as SVG or PDF, or make the figure smaller"
     )
