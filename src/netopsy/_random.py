@@ -20,7 +20,8 @@ def derive(seed: int, *names: object) -> int:
     >>> derive(0, "draw", 1) == derive(0, "draw", 1) != derive(0, "draw", 2)
     True
     """
-    entropy = [seed & 0xFFFFFFFF, *(zlib.crc32(repr(name).encode()) for name in names)]
+    words = [zlib.crc32(repr(name).encode()) for name in names]
+    entropy = [seed & 0xFFFFFFFF, *words, (seed >> 32) & 0xFFFFFFFF]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     A process killed at any instant leaves either the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # those of any new file; safetensors makes files that only their owner reads
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -42,15 +46,20 @@ def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> 
     first: dict[tuple[Any, ...], str] = {}
     aliases: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
-    for name, value in state.items():
+    storages: set[int] = set()
+    items = list(state.items())  # all alive at once, or a lazy mapping's next tensor may take the place of the last
+    for name, value in items:
         place = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
         if value.numel() and place in first:
             aliases[name] = first[place]
         else:
             first[place] = name
-            tensors[name] = value.detach().cpu().contiguous()
-            if tensors[name].untyped_storage().nbytes() > tensors[name].numel() * tensors[name].element_size():
-                tensors[name] = tensors[name].clone()  # a view would drag its whole storage along
+            tensor = value.detach().cpu().contiguous()
+            storage = tensor.untyped_storage()
+            if storage.nbytes() > tensor.nbytes or storage.data_ptr() in storages:
+                tensor = tensor.clone()  # safetensors takes no view of a larger storage and no storage twice
+            storages.add(tensor.untyped_storage().data_ptr())
+            tensors[name] = tensor
     header = {"schema": str(SCHEMA), "aliases": json.dumps(aliases)}
     header |= {name: json.dumps(value) for name, value in metadata.items()}
     write_atomic(path, lambda temporary: save_file(tensors, str(temporary), metadata=header))
@@ -86,21 +95,33 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a manifest; raises `NetopsyError` for a newer schema or a damaged file."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise NetopsyError(f"{path}: expected JSON written by netopsy; it cannot be read ({error})") from error
-    check_schema(path, content.get("schema"))
-    return content
+    manifest: dict[str, Any] = content if isinstance(content, dict) else {}
+    check_schema(path, manifest.get("schema"))
+    return manifest
 
 
 def check_schema(path: Path, schema: object) -> None:
     """Refuse a file without a schema version, or with a newer one than this netopsy knows."""
-    if schema is None:
+    if not str(schema).isdecimal():
         raise NetopsyError(f"{path}: expected a file written by netopsy; it has no schema version")
     if int(str(schema)) > SCHEMA:
         raise NetopsyError(
             f"{path}: written with schema {schema}, this netopsy reads up to {SCHEMA}; upgrade netopsy to read it"
         )
+
+
+class Scratch:
+    """A temporary folder, at `path`, that goes when nothing refers to this object any more, or the process ends.
+
+    Unlike `tempfile.TemporaryDirectory` it may go without being closed: that one warns then.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="netopsy-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def new_folder(path: Path, *, overwrite: bool = False) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
@@ -70,16 +69,15 @@ def parse_index(text: str) -> tuple[int | slice, ...]:
     """
     parts: list[int | slice] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(-?\d*)\s*(?:(:)\s*(-?\d*)\s*(?::\s*(-?\d*))?)?\s*", part)
+        match = re.fullmatch(r"\s*(-?\d+)?\s*(?:(:)\s*(-?\d+)?\s*(?::\s*([1-9]\d*)?)?\s*)?", part)
         if match is None or part.strip() == "":
             raise NetopsyError(
-                f"index [{text}]: expected integers and slices such as [:, 0:768]; cannot read {part!r}"
+                f"index [{text}]: expected integers and slices with positive steps, such as [:, 0:768]; "
+                f"cannot read {part!r}"
             )
-        start, colon, stop, step = (int(group) if group not in ("", ":", None) else group for group in match.groups())
-        if colon is None:
-            parts.append(int(start))
-        else:
-            parts.append(slice(*(bound if isinstance(bound, int) else None for bound in (start, stop, step))))
+        start, colon, stop, step = match.groups()
+        bounds = [None if bound is None else int(bound) for bound in (start, stop, step)]
+        parts.append(slice(*bounds) if colon else int(start))
     return tuple(parts)
 
 
@@ -101,12 +99,11 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, DataParallel and DistributedDataParallel wrappers."""
     while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(model, torch._dynamo.OptimizedModule):
-            model = model._orig_mod
-        else:
+        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)  # importing dynamo takes seconds
+        if not isinstance(inner, nn.Module):
             return model
+        model = inner
 
 
 @contextmanager
@@ -116,21 +113,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     A transformer's key-value cache is an output nobody here reads, and it cannot be exported.
     """
     modes = [(module, module.training) for module in model.modules()]
-    config: Any = getattr(model, "config", None)
-    cache = getattr(config, "use_cache", None)
+    configs: list[Any] = [getattr(module, "config", None) for module, _ in modes]
+    caching = [config for config in configs if getattr(config, "use_cache", None) is True]
     try:
         for module, _ in modes:
             module.training = False
-        if cache is True:
+        for config in caching:
             config.use_cache = False
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        if cache is True:
-            config.use_cache = cache
-
-
-def with_aliases(values: Mapping[str, Tensor], canonical: Mapping[str, str]) -> dict[str, Tensor]:
-    """A full `state_dict` from values under canonical names."""
-    return {alias: values[name] for alias, name in canonical.items() if name in values}
+        for config in caching:
+            config.use_cache = True

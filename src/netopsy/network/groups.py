@@ -39,17 +39,18 @@ def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
             in the order in which they stand.
 
     Raises:
-        NetopsyError: when there are no two stages of blocks.
+        NetopsyError: when there are no two stages of blocks, or the sites are parts of blocks.
     """
     stages: dict[str, list[str]] = {}
     for site in sites:
         match = STAGED.match(site)
         if match:
             stages.setdefault(match["stage"], []).append(site)
-    if len(stages) < 2:
+    parents = {stage.rpartition(".")[0] for stage in stages}  # several: these are parts of blocks
+    if len(stages) < 2 or len(parents) > 1:
         raise NetopsyError(
             "groups: expected blocks of at least two stages, named like stage2.block3 or layer2.3; got "
-            f"{shorten(sites)}"
+            f"{shorten(sites)}; pass sites='blocks'"
         )
     rest = {stage: blocks[1:] for stage, blocks in stages.items()}
     middle = list(stages)[1:3]

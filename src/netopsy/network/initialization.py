@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, shorten
 from netopsy._random import derive, forked
-from netopsy._storage import write_state
+from netopsy._storage import Scratch, write_state
 from netopsy.network.addresses import canonical_names, named_state, unwrap
 from netopsy.network.states import StateFile, check_state
 from netopsy.network.trajectory import Trajectory
@@ -33,10 +33,8 @@ class Redrawer:
 
     template: nn.Module
     factory: Callable[[], nn.Module] | None = None
-    _folder: tempfile.TemporaryDirectory[str] = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="netopsy-draws-"), repr=False
-    )
-    _files: dict[int, StateFile] = field(default_factory=dict, repr=False)
+    _scratch: Scratch = field(default_factory=Scratch, init=False, repr=False)
+    _files: dict[int, StateFile] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, source: Trajectory | nn.Module) -> Redrawer:
@@ -52,13 +50,17 @@ class Redrawer:
             NetopsyError: when there is no factory and the parameter's module cannot draw itself again.
         """
         if seed not in self._files:
-            path = Path(self._folder.name) / f"{seed}.safetensors"
+            path = self._scratch.path / f"{seed}.safetensors"
             write_state(path, self._draw(seed))
             self._files[seed] = StateFile(path)
-        file = self._files[seed]
-        if name not in file:
+        file, first = self._files[seed], self._canonical.get(name, name)
+        if first not in file:
             raise NetopsyError(_cannot(name))
-        return file[name]
+        return file[first]
+
+    @cached_property
+    def _canonical(self) -> dict[str, str]:
+        return canonical_names(self.template)
 
     def _draw(self, seed: int) -> dict[str, Tensor]:
         with forked(derive(seed, "redraw")), torch.no_grad():
@@ -70,9 +72,15 @@ class Redrawer:
 
     def check(self, names: set[str]) -> None:
         """Refuse, before any work, names that cannot be drawn again."""
-        lost = sorted(names - set(reset_values(self.template))) if self.factory is None else []
+        if self.factory is not None:
+            return
+        drawn = self._draw(0)
+        lost = sorted(name for name in names if self._canonical.get(name, name) not in drawn)
         if lost:
             raise NetopsyError(_cannot(shorten(lost)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.template, self.factory)  # another process draws the same again
 
 
 def _cannot(names: str) -> str:
@@ -85,17 +93,16 @@ def _cannot(names: str) -> str:
 def reset_values(model: nn.Module) -> dict[str, Tensor]:
     """Values that the modules' own `reset_parameters` draw, under canonical names; the model is untouched.
 
-    Parameters of modules that have no such method are left out. Children draw before their parents, as they do when
-    they are built: `MultiheadAttention` draws over what its projections drew.
+    What no such method sets is left out; integers and truth values are kept as they are. Children draw before their
+    parents, as they do when they are built: `MultiheadAttention` draws over what its projections drew.
     """
     fresh = copy.deepcopy(model)
-    canonical = canonical_names(fresh)
-    reached: set[str] = set()
-    for module_name, module in reversed(list(fresh.named_modules())):
+    with torch.no_grad():
+        for value in named_state(fresh).values():
+            if value.is_floating_point() or value.is_complex():
+                value.fill_(torch.nan)  # what is still NaN below was not drawn
+    for module in reversed(list(fresh.modules())):
         reset = next((getattr(module, name) for name in RESETS if callable(getattr(module, name, None))), None)
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        if reset is None or not own:
-            continue
-        reset()
-        reached |= {canonical[f"{module_name}.{name}" if module_name else name] for name, _ in own}
-    return {name: value.detach() for name, value in named_state(fresh).items() if name in reached}
+        if reset is not None:
+            reset()
+    return {name: value.detach() for name, value in named_state(fresh).items() if not value.isnan().any()}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, near, shorten
 from netopsy.network.addresses import Address, canonical_names, named_state, unwrap
@@ -46,95 +46,124 @@ def find_sites(model: nn.Module, spec: SiteSpec = "modules") -> tuple[Site, ...]
             `"blocks"`: repeated composite modules (residual blocks, transformer layers) whole, and the parametric
             modules outside them; `"parameters"`: every parameter alone; a glob over module and parameter names
             (`"stage*.conv1"`), optionally with a slice of one parameter (`"attn.weight[:, 0:768]"`), or a list of
-            these, each match a site; a mapping from a name to globs: one site a name, all its matches together.
+            these, each match a site (of matches inside each other, the outermost); a mapping from a name to globs:
+            one site a name, all its matches together.
 
     Raises:
-        NetopsyError: when something matches nothing, with near names; when a group shares a parameter with itself
-            under two slices.
+        NetopsyError: when something matches nothing, with near names; when two sites have one name; when slices of
+            one parameter overlap in a group.
     """
     model = unwrap(model)
+    if not spec:
+        raise NetopsyError(f"sites={spec!r}: expected 'modules', 'blocks', 'parameters', globs or named groups")
     if isinstance(spec, Mapping):
         return tuple(group(model, name, globs) for name, globs in spec.items())
-    if isinstance(spec, str) and spec in ("modules", "blocks", "parameters"):
-        names = {"modules": _parametric, "blocks": _blocks, "parameters": _parameters}[spec](model)
-        if not names:
-            raise NetopsyError(f"sites={spec!r}: {type(model).__name__} has no parameters to edit")
-        return _merge_tied([_site(model, name) for name in names])
-    sites: list[Site] = []
+    sites: dict[str, Site] = {}
     for item in [spec] if isinstance(spec, str) else spec:
-        sites += [item] if isinstance(item, Site) else _merge_tied(_match(model, item))
-    names_seen = [site.name for site in sites]
-    return tuple(site for i, site in enumerate(sites) if site.name not in names_seen[:i])
+        for site in [item] if isinstance(item, Site) else _merge_tied(_match(model, item)):
+            if sites.setdefault(site.name, site).addresses != site.addresses:
+                raise NetopsyError(f"sites: two different sites have the name {site.name!r}; rename one of them")
+    return tuple(sites.values())
 
 
 def group(model: nn.Module, name: str, globs: str | Iterable[str]) -> Site:
     """One site of everything that the globs match: for joint operations."""
+    model = unwrap(model)
     globs = [globs] if isinstance(globs, str) else list(globs)
     if not globs:
         raise NetopsyError(f"group {name!r}: expected at least one module name or glob; got none")
-    parts = [site for item in globs for site in _match(unwrap(model), item)]
-    return _union(name, parts)
+    site = _union(name, [part for item in globs for part in _match(model, item)])
+    covered: dict[str, Tensor] = {}
+    for address in site.addresses:
+        if address.index is not None:
+            value = named_state(model)[address.name]
+            seen = covered.setdefault(address.name, torch.zeros(value.shape, dtype=torch.bool))
+            if address.select(seen).any():
+                raise NetopsyError(
+                    f"group {name!r}: slices of {address.name} overlap at {address}; an entry can be edited only once"
+                )
+            address.select(seen).fill_(True)
+    return site
 
 
 def _match(model: nn.Module, text: str) -> list[Site]:
     """Sites for one glob, slice, or keyword; zero matches is an error that lists near names."""
-    if text in ("modules", "blocks", "parameters"):
-        return list(find_sites(model, text))
-    glob, _, index = text.partition("[") if text.endswith("]") else (text, "", "")
-    modules = [name for name, module in model.named_modules(remove_duplicate=False) if name and _has_state(module)]
     canonical = canonical_names(model)
-    hits = [name for name in modules if fnmatchcase(name, glob)] if not index else []
+    if text in ("modules", "blocks", "parameters"):
+        names = {"modules": _parametric, "blocks": _blocks, "parameters": _parameters}[text](model)
+        if not names:
+            raise NetopsyError(f"sites={text!r}: {type(model).__name__} has no parameters to edit")
+        return [_site(model, name, canonical) for name in names]
+    glob, _, index = text.removesuffix("]").rpartition("[") if text.endswith("]") else (text, "", "")
+    sliced = [name for name in canonical if index and fnmatchcase(name, glob)]
+    if sliced:
+        return [_sliced(model, name, index, canonical) for name in sliced]
+    modules = [name for name, module in model.named_modules(remove_duplicate=False) if name and _has_state(module)]
+    known = [*modules, *canonical]
+    hits = {name: None for name in known if fnmatchcase(name, text)}
     if not hits:
-        hits = [name for name in canonical if fnmatchcase(name, glob)]
-    if not hits:
-        known = [*modules, *canonical]
         raise NetopsyError(
             f"site {text!r}: matches no module with parameters and no parameter of {type(model).__name__}"
-            f"{near(glob, known) or '; it has ' + shorten(known, 8)}"
+            f"{near(glob or text, known) or '; it has ' + shorten(known, 8)}"
         )
-    if index:
-        return [_sliced(model, name, canonical[name], index.removesuffix("]")) for name in hits]
-    return [_site(model, name) for name in hits]
+    return [_site(model, name, canonical) for name in hits if not any(outer in hits for outer in _above(name))]
 
 
-def _site(model: nn.Module, name: str) -> Site:
+def _above(name: str) -> list[str]:
+    """Names of the modules around a name, itself left out.
+
+    >>> _above("a.b.c")
+    ['a', 'a.b']
+    """
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _site(model: nn.Module, name: str, canonical: Mapping[str, str]) -> Site:
     """The site of one module (everything below it) or one parameter."""
-    canonical = canonical_names(model)
-    parameters = dict(model.named_parameters())
-    inside = [c for alias, c in canonical.items() if alias == name or alias.startswith(f"{name}.")]
     if name == "":
-        inside = [c for alias, c in canonical.items() if "." not in alias]
-    addresses = [Address("parameter" if c in parameters else "buffer", c) for c in dict.fromkeys(inside)]
-    owners = [alias.rpartition(".")[0] for alias, c in canonical.items() if c in inside]
-    return Site(name or "(root)", tuple(addresses), tuple(dict.fromkeys(owners)))
+        inside = {first: None for alias, first in canonical.items() if "." not in alias}
+    else:
+        inside = {first: None for alias, first in canonical.items() if f"{alias}.".startswith(f"{name}.")}
+    return Site(name or "(root)", tuple(_address(model, first) for first in inside), _owners(inside, canonical))
 
 
-def _sliced(model: nn.Module, name: str, canonical: str, index: str) -> Site:
-    kind = "parameter" if canonical in dict(model.named_parameters()) else "buffer"
-    address = Address(kind, canonical, index.replace(" ", ""))  # type: ignore[arg-type]
-    value = named_state(model)[canonical]
+def _sliced(model: nn.Module, name: str, index: str, canonical: Mapping[str, str]) -> Site:
+    first = canonical[name]
+    value = named_state(model)[first]
+    address = _address(model, first, index.replace(" ", ""))
     try:
         selected = address.select(value)
     except IndexError as error:
-        raise NetopsyError(f"site {name}[{index}]: {canonical} has shape {tuple(value.shape)}; {error}") from error
+        raise NetopsyError(f"site {name}[{index}]: {first} has shape {tuple(value.shape)}; {error}") from error
     if selected.numel() == 0:
-        raise NetopsyError(f"site {name}[{index}]: selects nothing of {canonical}, shape {tuple(value.shape)}")
-    return Site(f"{name}[{index}]", (address,), (name.rpartition(".")[0],))
+        raise NetopsyError(f"site {name}[{index}]: selects nothing of {first}, shape {tuple(value.shape)}")
+    return Site(f"{name}[{index}]", (address,), _owners((first,), canonical))
+
+
+def _address(model: nn.Module, name: str, index: str | None = None) -> Address:
+    owner, _, own = name.rpartition(".")
+    return Address("buffer" if own in model.get_submodule(owner)._buffers else "parameter", name, index)
+
+
+def _owners(names: Collection[str], canonical: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple({alias.rpartition(".")[0]: None for alias, first in canonical.items() if first in names})
 
 
 def _merge_tied(sites: Sequence[Site]) -> tuple[Site, ...]:
-    """Join sites that share a parameter: a tied tensor can only be edited once, wherever it is used."""
-    merged: list[Site] = []
-    for site in sites:
-        mine = {address for address in site.addresses if address.kind == "parameter"}
-        tied = [other for other in merged if mine & set(other.addresses)]
-        if tied:
-            first = tied[0]
-            merged = [s for s in merged if s not in tied[1:]]
-            merged[merged.index(first)] = _union(first.name, [*tied, site])
-        else:
-            merged.append(site)
-    return tuple(merged)
+    """Join sites that share a parameter: a tied tensor can only be edited once, wherever it is used.
+
+    A shared buffer (a mask, a table of positions) joins nothing.
+    """
+    joined: dict[int, list[Site]] = {}
+    home: dict[Address, int] = {}
+    for i, site in enumerate(sites):
+        parameters = [address for address in site.addresses if address.kind == "parameter"]
+        tied = sorted({home[address] for address in parameters if address in home})
+        first = min([i, *tied])
+        joined[first] = [*(other for j in tied for other in joined.pop(j)), site]
+        home |= {address: first for other in joined[first] for address in other.addresses}
+    return tuple(_union(joined[i][0].name, joined[i]) for i in sorted(joined))
 
 
 def _union(name: str, sites: Sequence[Site]) -> Site:
@@ -152,6 +181,10 @@ def _owns_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
 
 
+def _composite(module: nn.Module) -> bool:
+    return any(_owns_parameters(child) for child in list(module.modules())[1:])
+
+
 def _parameters(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters()]
 
@@ -162,7 +195,7 @@ def _parametric(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         if not _owns_parameters(module):
             continue
-        if any(_owns_parameters(child) for child in list(module.modules())[1:]):
+        if _composite(module):
             names += [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
         else:
             names.append(name)
@@ -175,38 +208,41 @@ def _blocks(model: nn.Module) -> list[str]:
     A module is a block when it has parametric modules below it and either stands in a container (Sequential,
     ModuleList, ModuleDict) or has a sibling of its own class with a numbered name. A plain container is looked
     into, unless it is a Sequential of simple modules only (convolution, norm, activation) that stands among others.
+    So is a network of blocks that a container only wraps, with an input normalization before it or a head behind.
     """
     names: list[str] = []
-
-    def composite(module: nn.Module) -> bool:
-        return any(_owns_parameters(child) for child in list(module.modules())[1:])
+    composites = [child for child in model.children() if _composite(child)]
+    wrapped = composites if len(composites) == 1 and _has_blocks(composites[0]) else []
 
     def visit(name: str, module: nn.Module) -> None:
         prefix = f"{name}." if name else ""
-        if not composite(module):
+        if not _composite(module):
             if _owns_parameters(module):
                 names.append(name)
             return
         names.extend(f"{prefix}{own}" for own, _ in module.named_parameters(recurse=False))
         for child_name, child in module.named_children():
-            if _is_block(module, child_name, child, composite(child)):
+            if _is_block(module, child_name, child) and child not in wrapped:
                 names.append(f"{prefix}{child_name}")
             else:
                 visit(f"{prefix}{child_name}", child)
 
-    def _is_block(parent: nn.Module, name: str, child: nn.Module, is_composite: bool) -> bool:
-        if not is_composite:
-            return False
-        if type(child) in CONTAINERS:
-            parametric = [m for m in child.children() if _has_state(m)]
-            simple = not any(composite(m) for m in parametric)
-            norms = any("norm" in type(m).__name__.lower() for m in parametric)
-            return simple and norms and type(parent) in CONTAINERS
-        stem = re.sub(r"\d+$", "", name)
-        twins = [
-            n for n, m in parent.named_children() if type(m) is type(child) and re.sub(r"\d+$", "", n) == stem != n
-        ]
-        return type(parent) in CONTAINERS or len(twins) > 1
-
     visit("", model)
     return names
+
+
+def _has_blocks(model: nn.Module) -> bool:
+    return any(_is_block(module, *child) for module in model.modules() for child in module.named_children())
+
+
+def _is_block(parent: nn.Module, name: str, child: nn.Module) -> bool:
+    if not _composite(child):
+        return False
+    if type(child) in CONTAINERS:
+        parametric = [module for module in child.children() if _has_state(module)]
+        simple = not any(_composite(module) for module in parametric)
+        norms = any("norm" in type(module).__name__.lower() for module in parametric)
+        return simple and norms and type(parent) in CONTAINERS
+    stem = name.rstrip("0123456789")
+    twins = [n for n, m in parent.named_children() if type(m) is type(child) and n.rstrip("0123456789") == stem != n]
+    return type(parent) in CONTAINERS or len(twins) > 1

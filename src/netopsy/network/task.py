@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from netopsy._checks import NetopsyError
+from netopsy._checks import NetopsyError, one_of
 from netopsy._typing import Batch
 
 LABELS = ("labels", "label", "targets", "target")
@@ -86,6 +86,9 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     ignore_index: int = -100
     positions: Literal["all", "next"] = "all"
+
+    def __post_init__(self) -> None:
+        one_of("positions", self.positions, ("all", "next"))
 
     def labels(self, batch: Batch) -> Int[Tensor, "n p"]:
         """Targets of a batch by example and position (one position for plain classification)."""

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from netopsy._checks import NetopsyError, shorten
+from netopsy._checks import NetopsyError, near, shorten
 from netopsy._random import forked
 from netopsy._typing import Key, State
-from netopsy.network.addresses import canonical_names, unwrap, with_aliases
+from netopsy.network.addresses import canonical_names, named_state, unwrap
 from netopsy.network.states import SUFFIXES, StateFile, check_precision, check_state
 
 ModelOrFactory = nn.Module | Callable[[], nn.Module]
@@ -79,7 +79,8 @@ class Trajectory:
         if not folder.is_dir():
             raise NetopsyError(f"trajectory: expected a folder of checkpoint files; {folder} is not a folder")
         inner = folder / "checkpoints"
-        files = [f for f in sorted((inner if inner.is_dir() else folder).iterdir()) if f.suffix in SUFFIXES]
+        entries = sorted((inner if inner.is_dir() else folder).iterdir())
+        files = [entry for entry in entries if entry.suffix in SUFFIXES and entry.is_file()]
         if not files:
             raise NetopsyError(f"trajectory: {folder} holds no checkpoint file ({', '.join(SUFFIXES)})")
         keyed: dict[Key, Path] = {}
@@ -130,9 +131,10 @@ class Trajectory:
     def model(self, key: Key | None = None) -> nn.Module:
         """A new module that holds the weights of a checkpoint (by default the trained ones), in eval mode."""
         model = copy.deepcopy(self._template)
-        values = {self._canonical[name]: value for name, value in self.state(key).items()}
+        values, own = self.state(key), named_state(model)
         with torch.no_grad():
-            model.load_state_dict(with_aliases(values, self._canonical), strict=False)
+            for name in values:  # not load_state_dict, which leaves out what a model does not save
+                own[self._canonical[name]].copy_(values[name])
         return model.eval()
 
     def state(self, key: Key | None = None) -> State:
@@ -143,15 +145,21 @@ class Trajectory:
         """One tensor of a checkpoint under any of its names.
 
         A value the model does not save (a non-persistent buffer) is the same in every checkpoint.
+
+        Raises:
+            NetopsyError: when there is no such checkpoint, or the model has no value of this name.
         """
         state = self.state(key)
-        if name in state:
-            return state[name]
+        if name not in self._canonical:
+            raise NetopsyError(
+                f"trajectory: {type(self._template).__name__} has no parameter or buffer {name!r}"
+                f"{near(name, self._canonical)}"
+            )
         first = self._canonical[name]
-        for alias, other in self._canonical.items():
-            if other == first and alias in state:
-                return state[alias]
-        return dict(self._template.named_buffers())[first]
+        for alias in (name, *(alias for alias, other in self._canonical.items() if other == first)):
+            if alias in state:
+                return state[alias].detach()
+        return named_state(self._template)[first].detach()
 
     def check_key(self, key: Key) -> Key:
         """Refuse a key that was not recorded."""
