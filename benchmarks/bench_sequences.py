@@ -50,13 +50,13 @@ def least_n(p: np.ndarray) -> tuple[float, float]:
 
 
 def simulate(total: int, estimand: str) -> tuple[np.ndarray, float]:
-    """Examples used (rule, kind, repeat), and the share of families in which any interval ever missed its mean."""
+    """Examples used (rule, kind, repeat; infinite: undecided), and the share of families with any miss."""
     rng = np.random.default_rng(0)
     p = np.repeat([[minus, 1 - plus - minus, plus] for plus, minus in KINDS], EACH, axis=0)
     finite = estimand == "dataset"
     whole = np.rint(p * total).astype(int)
     means = whole @ VALUES / total
-    used = np.full((FAMILIES, 2, ROWS), total)
+    used = np.full((FAMILIES, 2, ROWS), np.inf)
     missed = 0
     for family in range(FAMILIES):
         sequence = ConfidenceSequence(ROWS, confidence=CONFIDENCE, total=total if finite else None)
@@ -101,7 +101,7 @@ def section(total: int, estimand: str) -> list[str]:
     lines = [
         f"## {estimand}, {total:,} examples",
         "",
-        "| rule | P(+1) | P(−1) | used (mean) | oracle | oracle in whole batches | ratio to it | least (any method) |",
+        "| rule | P(+1), P(−1) | decided | used | oracle | oracle in batches | ratio | least, any method |",
         "|---|---|---|---|---|---|---|---|",
     ]
     summary = []
@@ -113,18 +113,20 @@ def section(total: int, estimand: str) -> list[str]:
             distance = HALF_WIDTH if index == 0 else abs(mean - TOLERANCE)
             n = min(fixed_n(plus + minus - mean**2, distance, ALPHA, total if estimand == "dataset" else None), total)
             batches = min(np.ceil(n / BATCH) * BATCH, total)
-            mine = used[index, kind].mean()
+            mine = np.minimum(used[index, kind], total).mean()
             least = f"{least_n(p)[index]:,.0f}" if estimand == "population" else "–"
-            lines.append(
-                f"| {rule} | {plus} | {minus} | {mine:,.0f} | {n:,.0f} | {batches:,.0f} | {mine / batches:.2f} | {least} |"
+            cells = (
+                *(rule, f"{plus}, {minus}", f"{np.isfinite(used[index, kind]).mean():.0%}", f"{mine:,.0f}"),
+                *(f"{n:,.0f}", f"{batches:,.0f}", f"{mine / batches:.2f}", least),
             )
+            lines.append(f"| {' | '.join(cells)} |")
             raw.append(n)
             rounded.append(batches)
-        mine = used[index].mean(1)
+        mine = np.minimum(used[index], total).mean(1)
         summary.append(
             f"- {rule}: **{mine.sum() / sum(rounded):.2f}×** the oracle's examples in whole batches "
             f"({mine.sum() / sum(raw):.2f}× in single examples); mean of the ratios {(mine / rounded).mean():.2f}; "
-            f"{100 * used[index].mean() / total:.0f} % of the data."
+            f"{mine.mean() / total:.0%} of the data."
         )
     summary.append(
         f"- Families in which any interval missed at any time: {missed:.0%} of {FAMILIES} (stated: at most 1 %)."
@@ -139,11 +141,12 @@ def main() -> None:
         f"`python benchmarks/bench_sequences.py`; Python {platform.python_version()}, numpy {np.__version__}, "
         f"{platform.machine()}.",
         "",
-        f"Confidence {CONFIDENCE} over {ROWS} variants at all times (Bonferroni), batches of {BATCH}. The oracle knows "
-        "each variant's variance and distance and looks once, with a normal interval (finite population correction "
-        "for the data set), each side at the same level. It is no valid method where few examples differ: "
-        "264 examples for P = (0.005, 0.003) hold two differences. *Least (any method)* is log(2/α)/KL_inf, which a "
-        "method valid at any stopping time needs in expectation, about.",
+        f"Confidence {CONFIDENCE} over {ROWS} variants at all times (Bonferroni), batches of {BATCH}, {FAMILIES} "
+        "families. *Used* counts all the data for a variant that they leave undecided. The *oracle* knows each "
+        "variant's variance and distance and looks once, with a normal interval (finite population correction for "
+        "the data set), each side at the same level; *ratio* is to the oracle in whole batches. It is not valid "
+        "where few examples differ: 264 examples for P = (0.005, 0.003) hold two differences. *Least, any method* is "
+        "log(2/α)/KL_inf: about what a method valid at any stopping time needs in expectation.",
         "",
     ]
     for total, estimand in ((10_000, "dataset"), (60_000, "dataset"), (10_000, "population"), (60_000, "population")):

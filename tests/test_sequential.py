@@ -135,10 +135,11 @@ def test_intervals_never_widen_and_hold_the_mean_of_a_calm_stream(total):
     assert high[0] - low[0] < 0.2
 
 
-def test_contradictory_streams_leave_a_point_not_an_empty_interval():
+@pytest.mark.parametrize("first", [[0, 0, 500], [500, 0, 0]])
+def test_contradictory_streams_leave_a_point_not_an_empty_interval(first):
     # all 1, then all -1: a random order would not do this; bounds may meet but not cross
     sequence = ConfidenceSequence(1, confidence=0.5)
-    for counts in ([0, 0, 500], [5000, 0, 0], [0, 0, 500]):
+    for counts in (first, np.multiply(10, first[::-1]), first):
         sequence.update(np.array([0]), np.array([counts]))
         assert -1 <= sequence.low[0] <= sequence.high[0] <= 1
     assert sequence.low[0] == sequence.high[0]
@@ -340,9 +341,20 @@ def test_verdict_is_above_or_not_above():
     np.testing.assert_array_equal(sequence.decided_verdict(0.05), [True, True, False])
     assert sequence.high[0] <= 0.05
     assert sequence.low[1] > 0.05
+    low, high = sequence.low[2], sequence.high[2]
+    assert not sequence.decided_verdict(float(low))[2]
+    assert sequence.decided_verdict(float(np.nextafter(low, -1)))[2]
+    assert sequence.decided_verdict(float(high))[2]
     exact = ConfidenceSequence(1, confidence=0.99, total=20)
     exact.update(np.array([0]), np.array([[0, 19, 1]]))
     assert exact.decided_verdict(0.05).all()  # exactly at the tolerance: not above
+
+
+def test_precision_is_half_the_width():
+    sequence = feed(ConfidenceSequence(1, confidence=0.9), draw(9, (300,)))
+    half = float(sequence.high[0] - sequence.low[0]) / 2
+    assert sequence.decided_precision(half)[0]
+    assert not sequence.decided_precision(0.999 * half)[0]
 
 
 # Values between the support's

@@ -68,7 +68,7 @@ def open_data(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Sou
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and isinstance(data, Sized):
         return _from_loader(DataLoader(data, batch_size=batch_size or BATCH_SIZE), batch_size, seed)
     if _is_tensors(data):
-        return _from_tensors(data, batch_size or BATCH_SIZE, seed)
+        return _from_tensors(_plain(data), batch_size or BATCH_SIZE, seed)
     if isinstance(data, Iterator):
         raise NetopsyError(f"data: expected {EXPECTED}; got a generator, which can be read only once; make it a list")
     if isinstance(data, Sequence) and not isinstance(data, str):
@@ -77,9 +77,18 @@ def open_data(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Sou
         joined = _joined(data)
         if joined is not None:
             return _from_tensors(joined, batch_size or len(pytree.tree_leaves(data[0])[0]), seed)
-    if isinstance(data, Iterable) and not isinstance(data, str | Mapping):
+    if isinstance(data, Iterable) and not isinstance(data, str | Mapping | Tensor):
         return _in_order(data)
     raise NetopsyError(f"data: expected {EXPECTED}; got {type(data).__name__}")
+
+
+def _plain(batch: Batch) -> Batch:
+    """A dict in place of another mapping (such as a tokenizer's), into which `pytree` would not look."""
+    return dict(batch) if isinstance(batch, Mapping) else batch
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(_plain(batch)) if isinstance(leaf, Tensor)]
 
 
 def _is_tensors(data: Any) -> bool:
@@ -95,7 +104,7 @@ def _joined(batches: Sequence[Batch]) -> Batch | None:
     if any(spec != specs[0] for spec in specs) or not all(isinstance(leaf, Tensor) for row in leaves for leaf in row):
         return None
     columns = list(zip(*leaves, strict=True))
-    if any(len({leaf.shape[1:] for leaf in column}) > 1 or not column[0].ndim for column in columns):
+    if not columns or any(len({leaf.shape[1:] for leaf in column}) > 1 or not column[0].ndim for column in columns):
         return None
     return pytree.tree_unflatten([torch.cat(list(column)) for column in columns], specs[0])
 
@@ -140,7 +149,7 @@ def _from_tensors(data: Any, size: int, seed: int) -> Source:
 
 def _from_loader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> Source:
     dataset = loader.dataset
-    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
+    if isinstance(dataset, IterableDataset):
         return _in_order(loader)
     order = _sampled(loader)
     if order is None:
@@ -150,8 +159,10 @@ def _from_loader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> 
         )
     if not order:
         raise NetopsyError(f"data: expected {EXPECTED}; got a DataLoader that yields nothing")
+    if loader.batch_size is None:  # batches of the user's own making: only its own examples may fit into one
+        return _in_order(loader)
     drawn = [order[i] for i in _order(len(order), seed)]
-    parts = grid(len(order), batch_size or loader.batch_size or BATCH_SIZE)
+    parts = grid(len(order), batch_size or loader.batch_size)
     again: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=[drawn[part] for part in parts],
@@ -171,7 +182,8 @@ def _sampled(loader: DataLoader[Any]) -> list[int] | None:
     passes = []
     for seed in (1, 2):
         with forked(seed):
-            passes.append([int(i) for batch in loader.batch_sampler or () for i in batch])
+            batches = loader.batch_sampler if loader.batch_sampler is not None else ([i] for i in loader.sampler)
+            passes.append([int(i) for batch in batches for i in batch])
     return passes[0] if passes[0] == passes[1] else None
 
 
@@ -179,7 +191,7 @@ def _in_order(data: Iterable[Batch]) -> Source:
     def batches() -> Iterator[tuple[IntArray, Batch]]:
         start = 0
         for batch in data:
-            leaf = next((leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), None)
+            leaf = next((leaf for leaf in _tensors(batch) if leaf.ndim), None)
             if leaf is None:
                 raise NetopsyError(f"data: expected batches that hold tensors; got {type(batch).__name__}")
             yield np.arange(start, start + len(leaf), dtype=np.int64), batch
@@ -195,7 +207,7 @@ def _check_repeats(batches: Callable[[], Iterator[tuple[IntArray, Batch]]]) -> s
     prints = []
     for seed in (1, 2):
         with forked(seed):
-            prints.append(_fingerprint([x for x in pytree.tree_leaves(next(batches())[1]) if isinstance(x, Tensor)]))
+            prints.append(_fingerprint(_tensors(next(batches())[1])))
     if prints[0] != prints[1]:
         raise NetopsyError(
             "data: two passes give different first batches; expected data that are the same at every pass: build the "

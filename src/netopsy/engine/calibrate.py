@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
 from netopsy._storage import write_state
 from netopsy.engine.batches import open_data
 from netopsy.engine.edits import Edit, Variant
+from netopsy.engine.functional import call_with
 from netopsy.engine.values import Values
 from netopsy.network.addresses import Address, canonical_names, evaluation_mode, named_state, unwrap
 from netopsy.network.states import StateFile
@@ -27,10 +29,12 @@ class Stored:
     """A value from a temporary file, which lives as long as the rule does."""
 
     file: StateFile
-    folder: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.file.path.unlink, missing_ok=True)
 
     def __call__(self, value: Tensor, address: Address) -> Tensor:
-        return address.select(self.file[address.name])
+        return address.select(self.file[address.name]).to(value.device)
 
 
 def batch_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
@@ -68,7 +72,8 @@ def recompute_statistics(model: nn.Module, data: Any, variant: Variant, *, task:
     momenta = [(norm, norm.momentum) for norm in norms.values()]
     own = {name: value.clone() for name, value in state.items()}
     own |= {name: values.get(0, name).clone() for name in values.edits(0)}
-    buffers = [f"{name}.{part}" for name in norms for part in ("running_mean", "running_var", "num_batches_tracked")]
+    parts = ("running_mean", "running_var", "num_batches_tracked")
+    buffers = [f"{name}.{part}".removeprefix(".") for name in norms for part in parts]
     try:
         with evaluation_mode(model), torch.no_grad(), forked(0):
             for name in buffers:
@@ -76,14 +81,13 @@ def recompute_statistics(model: nn.Module, data: Any, variant: Variant, *, task:
             for norm, _ in momenta:
                 norm.training, norm.momentum = True, None  # None: the plain average over batches
             for _, batch in open_data(data).batches():
-                args, kwargs = task.inputs(batch)
-                functional_call(model, own, args, kwargs)
+                call_with(model, own, task.inputs(batch))
     finally:
         for norm, momentum in momenta:
             norm.momentum = momentum
-    folder = tempfile.TemporaryDirectory(prefix="netopsy-statistics-")
-    path = Path(folder.name) / "statistics.safetensors"
-    write_state(path, {name: own[name] for name in buffers})
-    rule = Stored(StateFile(path), folder)
+    handle, path = tempfile.mkstemp(prefix="netopsy-statistics-", suffix=".safetensors")
+    os.close(handle)
+    write_state(Path(path), {name: own[name] for name in buffers})
+    rule = Stored(StateFile(Path(path)))
     edits = [Edit(Address("buffer", name), rule) for name in buffers if not name.endswith("tracked")]
     return Variant(variant.label, (*variant.edits, *edits))

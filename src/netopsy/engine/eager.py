@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
-from netopsy._checks import NetopsyError, near
+from netopsy._checks import NetopsyError
 from netopsy.engine.edits import Bypass, Edit, apply_edits, check_bypass
-from netopsy.engine.graph import Inputs
+from netopsy.engine.functional import Inputs, call_with, written
 from netopsy.engine.stream import BASELINE
 from netopsy.engine.values import Values
 
@@ -33,23 +34,24 @@ class Eager:
     logits: Callable[[Any], Tensor]
 
     def run(self, state: Mapping[str, Tensor], inputs: Inputs, rows: Set[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield `(row, logits)` of each of `rows`, then of the baseline."""
+        """Yield `(row, logits)` of each of `rows` whose logits differ from the baseline's, then of the baseline."""
+        baseline = self.forward(state, inputs)
         for row in sorted(rows):
             edited = {name: self.values.get(row, name) for name in self.values.edits(row)}
-            yield row, self.forward({**state, **edited}, inputs, row)
-        yield BASELINE, self.forward(state, inputs)
+            logits = self.forward({**state, **edited}, inputs, row)
+            if not torch.equal(logits, baseline):
+                yield row, logits
+        yield BASELINE, baseline
 
     def forward(self, state: Mapping[str, Tensor], inputs: Inputs, row: int = BASELINE) -> Tensor:
         """Logits under a full state, with the activation edits of a row."""
-        # a module may count its calls in a buffer: it gets copies to write to
-        own = {**state, **{name: state[name].clone() for name, _ in self.model.named_buffers()}}
+        own = {**state, **{name: state[name].clone() for name in written(self.model)}}
         handles: list[RemovableHandle] = []
         try:
             if row != BASELINE:
                 for edit in self.values.activation_edits(row):
                     handles += _hook(self.model, edit, self.values.variants[row].label)
-            output: Any = functional_call(self.model, own, *inputs)
-            return self.logits(output).detach()
+            return self.logits(call_with(self.model, own, inputs)).detach()
         finally:
             for handle in handles:
                 handle.remove()
@@ -59,33 +61,34 @@ def _hook(model: nn.Module, edit: Edit | Bypass, label: str) -> list[RemovableHa
     """Hooks on a module that apply one activation edit at the right call."""
     name = edit.module if isinstance(edit, Bypass) else edit.address.name
     call = edit.call if isinstance(edit, Bypass) else edit.address.call
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if name not in modules:
-        raise NetopsyError(f"variant {label!r}: the model has no module {name!r}{near(name, modules)}")
     calls = [-1]
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> Any:
         calls[0] += 1
         if isinstance(edit, Edit) and edit.address.kind == "input" and call in (None, calls[0]):
-            return _replace_item((args, kwargs), edit.address.item, lambda value: apply_edits(value, [edit]))
+            change = partial(apply_edits, label, edits=[edit])
+            return _replace_item(f"variant {label!r}: {edit.address}", (args, kwargs), edit.address.item, change)
         return None
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if call not in (None, calls[0]):
             return None
         if isinstance(edit, Bypass):
-            entering: Tensor = next(leaf for leaf in pytree.tree_leaves((args, kwargs)) if _floating(leaf))
+            entering: Tensor | None = next(filter(_floating, pytree.tree_leaves((args, kwargs))), None)
+            if entering is None:
+                raise NetopsyError(f"variant {label!r}: {name!r} cannot be bypassed: it takes no floating tensor")
 
             def bypass(value: Tensor) -> Tensor:
                 check_bypass(label, name, entering.shape, value.shape)
                 return entering
 
-            return _replace_item(output, 0, bypass)
+            return _replace_item(f"variant {label!r}: output of {name}", output, 0, bypass)
         if edit.address.kind == "output":
-            return _replace_item(output, edit.address.item, lambda value: apply_edits(value, [edit]))
+            change = partial(apply_edits, label, edits=[edit])
+            return _replace_item(f"variant {label!r}: {edit.address}", output, edit.address.item, change)
         return None
 
-    module = modules[name]
+    module = dict(model.named_modules(remove_duplicate=False))[name]
     return [
         module.register_forward_pre_hook(enter, with_kwargs=True),
         module.register_forward_hook(leave, with_kwargs=True),
@@ -96,9 +99,11 @@ def _floating(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
-def _replace_item(values: Any, item: int, change: Callable[[Tensor], Tensor]) -> Any:
+def _replace_item(what: str, values: Any, item: int, change: Callable[[Tensor], Tensor]) -> Any:
     """Change the `item`-th floating tensor of a structure."""
     leaves, spec = pytree.tree_flatten(values)
     places = [i for i, leaf in enumerate(leaves) if _floating(leaf)]
+    if item >= len(places):
+        raise NetopsyError(f"{what}: expected floating tensors, of which item {item} is edited; got {len(places)}")
     leaves[places[item]] = change(leaves[places[item]])
     return pytree.tree_unflatten(leaves, spec)

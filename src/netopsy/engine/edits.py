@@ -74,7 +74,7 @@ class FromCheckpoint:
     key: Key
 
     def __call__(self, value: Tensor, address: Address) -> Tensor:
-        return address.select(self.trajectory.tensor(self.key, address.name))
+        return address.select(self.trajectory.tensor(self.key, address.name)).to(value.device)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Redraw:
     seed: int
 
     def __call__(self, value: Tensor, address: Address) -> Tensor:
-        return address.select(self.redrawer.tensor(self.seed, address.name))
+        return address.select(self.redrawer.tensor(self.seed, address.name)).to(value.device)
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,22 @@ class Interpolate:
 
     def __call__(self, value: Tensor, address: Address) -> Tensor:
         start = address.select(self.trajectory.tensor(self.key, address.name))
-        return torch.lerp(start.to(value.dtype), value, self.alpha)
+        return torch.lerp(start.to(value), value, self.alpha)
 
 
 @dataclass(frozen=True)
 class AddNoise:
-    """Add N(0, sigma^2) noise; the same seed gives each address the same noise at every sigma."""
+    """Add N(0, sigma^2) noise; the same seed gives each address the same noise at every sigma.
+
+    An activation gets the same noise in every batch: an example's noise depends on its place in the batch.
+    """
 
     sigma: float
     seed: int
 
     def __call__(self, value: Tensor, address: Address) -> Tensor:
-        source = generator(derive(self.seed, address.kind, address.name, address.index))
+        place = (address.kind, address.name, address.index, address.call, address.item)
+        source = generator(derive(self.seed, *place))
         noise = torch.randn(value.shape, generator=source, dtype=value.dtype)
         return value + self.sigma * noise.to(value.device)
 
@@ -161,16 +165,30 @@ class LowRank:
         return nearest.reshape(value.shape)
 
 
-def apply_edits(value: Tensor, edits: Iterable[Edit]) -> Tensor:
-    """Apply edits of one address name in order; each rule sees what the one before it left.
+def apply_edits(label: str, value: Tensor, edits: Iterable[Edit]) -> Tensor:
+    """Apply a variant's edits of one value in order; each rule sees what the one before it left.
 
-    Integer buffers (counters) are never edited.
+    Integer buffers (counters) are never edited. A rule gets a copy: one that writes to it does no harm.
+
+    Raises:
+        NetopsyError: when an address or rule does not fit the value, or a rule changes its shape or type.
     """
     if not value.is_floating_point():
         return value
     for edit in edits:
-        part = edit.rule(edit.address.select(value), edit.address)
-        value = edit.address.replace(value, part.detach())
+        what = f"variant {label!r}: the edit of {edit.address}, shape {tuple(value.shape)}"
+        try:
+            old = edit.address.select(value)
+            new = edit.rule(old.clone(), edit.address)
+        except (IndexError, RuntimeError) as error:
+            raise NetopsyError(f"{what}: {error}") from error
+        if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
+            got = f"{new.dtype} of shape {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+            raise NetopsyError(
+                f"{what}: the rule gives {got}; expected {old.dtype} of shape {tuple(old.shape)}; a rule keeps shape "
+                "and type"
+            )
+        value = edit.address.replace(value, new.detach())
     return value
 
 

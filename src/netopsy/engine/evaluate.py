@@ -20,7 +20,8 @@ from netopsy._typing import Batch, BoolArray, FloatArray, IntArray
 from netopsy.engine.batches import Source, open_data
 from netopsy.engine.edits import Variant
 from netopsy.engine.evaluation import Evaluation, Stop, Stopping
-from netopsy.engine.execution import Engine, Execution, check_deterministic
+from netopsy.engine.execution import PROBE, Engine, Execution, check_deterministic
+from netopsy.engine.graph import examples as examples_of
 from netopsy.engine.reducers import Digest, Metric, Tally, check_metrics, digest, metric_name, unchanged
 from netopsy.engine.sequential import ConfidenceSequence
 from netopsy.engine.sequential import tally as count_values
@@ -81,22 +82,29 @@ def evaluate(
             )
         first = source.first()
         state = {name: value.detach() for name, value in named_state(model).items()}
-        logits = check_deterministic(model, state, task, task.inputs(first))
-        labels = task.labels(first)
-        classes = task.scores(logits, labels[: len(logits)]).shape[-1]
+        labels, inputs = task.labels(first), task.inputs(first)
+        logits = check_deterministic(model, state, task, inputs)
+        classes = task.scores(logits, labels[:PROBE] if examples_of(inputs) else labels).shape[-1]
         _check_batch(task, source.whole or first, classes, "the data" if source.whole else "the first batch")
         values = Values(state, canonical_names(model), tuple(variants))
         silent = {row for row in range(len(variants)) if values.is_no_op(row)}
         rows = [row for row in range(len(variants)) if row not in silent]
         execution = Execution(model, state, task, values, rows, engine)
-        silent |= execution.unreached(task.inputs(first))
-        run = _Run(source, execution, tuple(metrics), rule, classes, frozenset(silent), tuple(examples), progress)
+        idle = execution.unreached(inputs)
+        run = _Run(
+            source, execution, tuple(metrics), rule, classes, frozenset(silent), idle, tuple(examples), progress
+        )
         return run.result(started, seed)
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """One pass over the data, until every row is decided."""
+    """One pass over the data, until every row is decided.
+
+    Attributes:
+        silent: rows that change no value; they are not run.
+        idle: rows that did not arrive at the logits of the first batch; they are silent if they never do.
+    """
 
     source: Source
     execution: Execution
@@ -104,14 +112,14 @@ class _Run:
     rule: Stopping
     classes: int
     silent: frozenset[int]
+    idle: frozenset[int]
     examples: tuple[str, ...]
     progress: Callable[[int, int | None], object] | None
 
     def result(self, started: float, seed: int) -> Evaluation:
         task, count = self.execution.task, len(self.execution.values.variants)
-        per_example, support = self._positions()
+        per_example, support, total = self._positions()
         asked = np.array([row for row in range(count) if row not in self.silent], dtype=np.int64)
-        total = self.source.total if self.rule.estimand == "dataset" else None
         sequence = ConfidenceSequence(
             max(1, len(asked)), confidence=self.rule.confidence, total=total, support=support
         )
@@ -120,20 +128,24 @@ class _Run:
         tally = Tally.empty(self.metrics, count + 1)
         kept: list[tuple[IntArray, dict[str, FloatArray]]] = []
         active = np.ones(len(asked), dtype=bool)
+        arrived: set[int] = set()
         done = 0
         for index, (order, batch) in enumerate(self.source.batches()):
             if index and self.source.whole is None:
                 _check_batch(task, batch, self.classes, f"batch {index}")
             labels = task.labels(batch)
             valid = task.valid(labels)
-            digests = self._digests(batch, labels, set(asked[active].tolist()))
+            live = asked[active]
+            digests = self._digests(batch, labels, set(live.tolist()))
+            arrived |= digests.keys()
+            digests = dict.fromkeys(live.tolist(), digests[BASELINE]) | digests
             tally = tally + Tally.of(self.metrics, count + 1, digests, valid)
             wrong += digests[BASELINE].errors.sum()
-            live = asked[active]
             if len(live):
                 change = np.stack([digests[row].errors for row in live]) - digests[BASELINE].errors
                 paired[live] += change.sum(1)
-                unseen[active] += count_values(change / per_example, support)
+                counted = valid.any(1).cpu().numpy()
+                unseen[active] += count_values(change[:, counted] / per_example, support)
                 if self.rule.rule != "exact":
                     sequence.update(np.flatnonzero(active), unseen[active])
                     unseen[:] = 0
@@ -145,23 +157,30 @@ class _Run:
             active &= ~self._decided(sequence)[: len(asked)]
             if self.rule.rule != "exact" and not active.any():
                 break
-        sequence.update(np.arange(len(asked)), unseen)
-        return self._evaluation(tally, wrong, paired, sequence, asked, kept, done, started, seed)
-
-    def _positions(self) -> tuple[float, tuple[float, ...]]:
-        """Mean positions an example, and the values that an example's paired change of error can take.
-
-        With one position an example it is -1, 0 or 1. Else it is at most the largest number of positions over their
-        mean, which one pass over the targets tells; 33 points stand for the values between.
-        """
-        task = self.execution.task
-        if task.labels(self.source.first()).shape[1] == 1:
-            return 1.0, (-1.0, 0.0, 1.0)
-        sizes = np.concatenate([task.valid(task.labels(b)).sum(1).cpu().numpy() for _, b in self.source.batches()])
-        if not sizes.any():
+        if not tally.positions[BASELINE]:
             raise NetopsyError(f"targets: expected some to count; all are the ignore_index {task.ignore_index}")
-        largest = sizes.max() / sizes.mean()
-        return float(sizes.mean()), tuple(np.linspace(-largest, largest, 33).tolist())
+        sequence.update(np.arange(len(asked)), unseen)
+        silent = sorted(self.silent | (self.idle - arrived))
+        return self._evaluation(tally, wrong, paired, sequence, asked, silent, kept, done, started, seed)
+
+    def _positions(self) -> tuple[float, tuple[float, ...], int | None]:
+        """Mean positions of an example, the values its paired change of error can take, and how many examples count.
+
+        Examples without a position that counts are left out. With one position the change is -1, 0 or 1. Else it is
+        at most the largest number of positions over their mean, which one pass over the targets tells; 33 points
+        stand for the values between. The number of examples is None where the estimand is not this data set.
+        """
+        task, whole, finite = self.execution.task, self.source.whole, self.rule.estimand == "dataset"
+        if whole is None and not finite and task.labels(self.source.first()).shape[1] == 1:
+            return 1.0, (-1.0, 0.0, 1.0), None
+        batches = [whole] if whole is not None else (batch for _, batch in self.source.batches())
+        sizes = np.concatenate([task.valid(task.labels(batch)).sum(1).cpu().numpy() for batch in batches])
+        sizes = sizes[sizes > 0]
+        if not sizes.size:
+            raise NetopsyError(f"targets: expected some to count; all are the ignore_index {task.ignore_index}")
+        mean, largest = float(sizes.mean()), sizes.max() / sizes.mean()
+        support = (-1.0, 0.0, 1.0) if sizes.max() == 1 else tuple(np.linspace(-largest, largest, 33).tolist())
+        return mean, support, len(sizes) if finite else None
 
     def _digests(self, batch: Batch, labels: Int[Tensor, "n p"], rows: set[int]) -> dict[int, Digest]:
         task = self.execution.task
@@ -198,6 +217,7 @@ class _Run:
         paired: FloatArray,
         sequence: ConfidenceSequence,
         asked: IntArray,
+        silent: list[int],
         kept: Sequence[tuple[IntArray, Mapping[str, FloatArray]]],
         done: int,
         started: float,
@@ -209,7 +229,7 @@ class _Run:
         low[asked], high[asked] = sequence.low[: len(asked)], sequence.high[: len(asked)]
         delta[asked] = paired[asked] / np.maximum(tally.positions[asked], 1)
         low, high = np.minimum(low, delta), np.maximum(high, delta)
-        silent = sorted(self.silent)
+        low[silent] = high[silent] = 0
         metrics = {name: value[:-1].copy() for name, value in means.items()}
         for name, value in metrics.items():
             value[silent] = means[name][BASELINE]

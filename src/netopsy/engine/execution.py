@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,11 +11,12 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from netopsy._checks import NetopsyError
+from netopsy._checks import NetopsyError, near
 from netopsy._random import derive, forked, generator
 from netopsy.engine.eager import Eager
 from netopsy.engine.edits import Bypass, Edit, Variant, touched_modules
-from netopsy.engine.graph import ExportError, Inputs, Program, examples, export, forget, signature
+from netopsy.engine.functional import Inputs
+from netopsy.engine.graph import ExportError, Program, examples, export, forget, signature
 from netopsy.engine.stream import BASELINE, Stream
 from netopsy.engine.values import Values
 from netopsy.network.addresses import Address
@@ -27,6 +29,9 @@ TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-9}
 
 PROBE = 4
 """Examples on which the two are compared."""
+
+SINGLE = "one example"
+"""Inputs that run eagerly: exported programs are specialized against a batch of one."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Execution:
         values: the variants.
         rows: the variants that are to run.
         engine: `"auto"`, `"exported"` (a model that cannot be exported is an error) or `"eager"`.
-        reasons: why parts ran eagerly under `"auto"`.
+        reasons: why parts ran eagerly where that was not asked for.
     """
 
     model: nn.Module
@@ -63,6 +68,13 @@ class Execution:
     engine: Engine
     reasons: list[str] = field(default_factory=list)
     _streams: dict[Any, Stream | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        for row in self.rows:
+            for edit in self.values.activation_edits(row):
+                name = edit.module if isinstance(edit, Bypass) else edit.address.name
+                _check_module(self.values.variants[row].label, name, modules)
 
     @property
     def eager(self) -> Eager:
@@ -76,38 +88,51 @@ class Execution:
         return " and ".join(sorted(kinds, reverse=True)) or "eager"
 
     def run(self, inputs: Inputs, rows: Set[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield `(row, logits)` of each of `rows` that its edits reach, and of the baseline."""
-        stream = self._stream(inputs) if examples(inputs) >= 2 else None
+        """Yield `(row, logits)` of each of `rows` whose edits arrive at the logits, then of the baseline."""
+        stream = self._stream(inputs)
         if stream is None:
             yield from self.eager.run(self.state, inputs, rows)
         else:
             yield from stream.run(self.state, inputs, rows)
 
     def unreached(self, inputs: Inputs) -> frozenset[int]:
-        """Rows whose edits cannot reach the logits: what they edit is not used."""
+        """Rows whose edits do not reach the logits, as far as these inputs tell: what they edit is not used.
+
+        Certain for an exported model and inputs of this signature. Of a model that runs eagerly, a random override
+        of what they edit is tried on the first few examples.
+        """
         stream = self._stream(inputs)
         if stream is not None:
             return stream.unreached
         probes, owners = _probes(self.values, self.rows)
         part = _head(inputs)
         eager = Eager(self.model, probes, self.task.logits)
-        outputs = dict(eager.run(self.state, part, set(range(len(owners)))))
-        silent = [i for i in range(len(owners)) if torch.equal(outputs[i], outputs[BASELINE])]
-        return frozenset(row for i in silent for row in owners[i])
+        arrived = dict(eager.run(self.state, part, set(range(len(owners)))))
+        return frozenset(row for i, members in enumerate(owners) if i not in arrived for row in members)
 
     def _stream(self, inputs: Inputs) -> Stream | None:
         """The verified stream for inputs of this signature; None: run eagerly."""
-        key = signature(inputs)
+        key = signature(inputs) if examples(inputs) > 1 else SINGLE
         if key not in self._streams:
-            self._streams[key] = None if self.engine == "eager" else self._export(inputs)
+            self._streams[key] = self._export(inputs) if self._is_to_be_exported(key) else None
         return self._streams[key]
 
+    def _is_to_be_exported(self, key: Any) -> bool:
+        """Not for a baseline alone, nor again where inputs of another signature failed."""
+        if self.engine == "eager" or (self.engine == "auto" and not self.rows):
+            return False
+        if key == SINGLE:
+            self.reasons.append("a batch of one example")
+            return False
+        return all(stream is not None for other, stream in self._streams.items() if other != SINGLE)
+
     def _export(self, inputs: Inputs) -> Stream | None:
+        marked = touched_modules(self.values.variants)
         try:
             for fresh in (False, True):
                 if fresh:  # the model may have been rebuilt since its program was made
                     forget(self.model)
-                program = export(self.model, inputs, self.task.logits, touched_modules(self.values.variants))
+                program = export(self.model, inputs, self.task.logits, marked)
                 wrong = self._verify(program, inputs)
                 if wrong is None:
                     return Stream.of(program, self.values, self.rows)
@@ -123,28 +148,44 @@ class Execution:
 
     def _verify(self, program: Program, inputs: Inputs) -> str | None:
         """Compare the baseline and one random override of every edited site with eager; what differs, or None."""
-        if not program.state.keys() <= self.state.keys():
-            return "the model has lost parameters since it was exported"
         probes, owners = _probes(self.values, self.rows)
         part = _head(inputs)
-        names = [_places(probe) for probe in probes.variants]
-        rows = {i for i in range(len(owners)) if names[i] not in program.verified}
+        places = [_places(probe) for probe in probes.variants]
+        rows = {i for i in range(len(owners)) if places[i] not in program.verified}
         stream = Stream.of(program, probes, sorted(rows))
         eager = Eager(self.model, probes, self.task.logits)
         expected = dict(eager.run(self.state, part, rows))
-        outputs = dict(stream.run(self.state, part, rows))
+        try:
+            outputs = dict(stream.run(self.state, part, rows))
+        except NetopsyError:
+            raise
+        except Exception as error:  # whatever an operation of a wrong program may raise
+            return f"the exported program fails: {error}"
         for row in sorted(rows | {BASELINE}):
-            mine = outputs.get(row, outputs[BASELINE])
-            if not _close(mine, expected[row]):
-                what = "the unedited model" if row == BASELINE else f"an edit of {', '.join(sorted(names[row]))}"
+            mine, wanted = outputs.get(row, outputs[BASELINE]), expected.get(row, expected[BASELINE])
+            if not _close(mine, wanted, expected[BASELINE]):
+                edited = () if row == BASELINE else sorted(map(str, places[row]))
+                what = f"an edit of {', '.join(edited)}" if edited else "the unedited model"
                 return f"exported and eager logits differ for {what}"
-        program.verified.update(names[row] for row in rows)
+        program.verified.update(places[row] for row in rows)
         return None
+
+
+def _check_module(label: str, name: str, modules: Mapping[str, nn.Module]) -> None:
+    """Refuse to edit what enters or leaves a module that is not there, or runs where no hook sees it."""
+    if name not in modules:
+        raise NetopsyError(f"variant {label!r}: the model has no module {name!r}{near(name, modules)}")
+    around = itertools.accumulate(name.split("."), "{}.{}".format)
+    if any(isinstance(modules[module], torch.jit.ScriptModule) for module in around):
+        raise NetopsyError(
+            f"variant {label!r}: {name!r} is in a ScriptModule, where only parameters and buffers can be edited; "
+            "pass the module as it was before torch.jit"
+        )
 
 
 def _probes(values: Values, rows: Sequence[int]) -> tuple[Values, list[list[int]]]:
     """One random override for each distinct set of addresses, and the rows each stands for."""
-    owners: dict[frozenset[str], list[int]] = {}
+    owners: dict[frozenset[Address | Bypass], list[int]] = {}
     for row in rows:
         owners.setdefault(_places(values.variants[row]), []).append(row)
     variants = []
@@ -155,8 +196,8 @@ def _probes(values: Values, rows: Sequence[int]) -> tuple[Values, list[list[int]
     return Values(values.state, values.canonical, variants), list(owners.values())
 
 
-def _places(variant: Variant) -> frozenset[str]:
-    return frozenset(f"bypass of {e.module}" if isinstance(e, Bypass) else str(e.address) for e in variant.edits)
+def _places(variant: Variant) -> frozenset[Address | Bypass]:
+    return frozenset(edit if isinstance(edit, Bypass) else edit.address for edit in variant.edits)
 
 
 def _head(inputs: Inputs) -> Inputs:
@@ -170,14 +211,19 @@ def _head(inputs: Inputs) -> Inputs:
     return args, kwargs
 
 
-def _close(mine: Tensor, expected: Tensor) -> bool:
+def _close(mine: Tensor, expected: Tensor, before: Tensor) -> bool:
+    """Whether logits agree; of an edit that changes little, at least half of the change must have arrived."""
     if mine.shape != expected.shape or mine.dtype != expected.dtype:
         return False
     finite = torch.isfinite(expected)
     if not torch.equal(finite, torch.isfinite(mine)):
         return False
-    scale = expected[finite].abs().max().item() if finite.any() else 0.0
-    limit = TOLERANCE.get(expected.dtype, 2e-4) * max(1.0, scale)
+    if not finite.any():
+        return True
+    limit = TOLERANCE.get(expected.dtype, 2e-4) * max(1.0, expected[finite].abs().max().item())
+    change = (expected - before)[finite].abs().max().item()
+    if change > 0:
+        limit = min(limit, max(change / 2, limit / 10))
     return bool(((mine - expected)[finite].abs() <= limit).all())
 
 

@@ -28,13 +28,15 @@ def metric_name(metric: Metric) -> str:
 
 
 def check_metrics(metrics: Sequence[Metric]) -> None:
-    """Refuse unknown or repeated metrics."""
+    """Refuse unknown or repeated metrics, and functions that take a built-in name."""
     names = [metric_name(metric) for metric in metrics]
     for metric in metrics:
         if not callable(metric) and metric not in BUILT_IN:
             raise NetopsyError(
                 f"metrics: expected {', '.join(BUILT_IN)} or a function (logits, targets) -> values; got {metric!r}"
             )
+        if callable(metric) and metric_name(metric) in BUILT_IN:
+            raise NetopsyError(f"metrics: {metric_name(metric)!r} is built in; rename your function of that name")
     if len(set(names)) < len(names):
         raise NetopsyError(f"metrics: expected each once; got {', '.join(names)}")
 
@@ -64,9 +66,12 @@ def digest(
 ) -> Digest:
     """Reduce one variant's logits on one batch."""
     valid = task.valid(labels)
-    finite = torch.isfinite(scores).flatten(1).all(1)
-    predicted = torch.where(finite[:, None], scores.argmax(-1), -1)
-    wrong = ((predicted != labels) & valid).sum(1, dtype=torch.float64).cpu().numpy()
+    predicted = scores.argmax(-1)
+    finite = torch.isfinite(scores.sum((1, 2)))
+    if not finite.all():  # the sum of finite logits may overflow: look again
+        finite = torch.isfinite(scores).flatten(1).all(1)
+        predicted = torch.where(finite[:, None], predicted, -1)
+    wrong = ((predicted != labels) & valid).sum(1).cpu().numpy().astype(np.float64)
     sums: dict[str, FloatArray] = {}
     for metric in metrics:
         if metric == "error":

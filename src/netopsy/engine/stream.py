@@ -14,7 +14,8 @@ from torch import Tensor
 
 from netopsy._checks import NetopsyError
 from netopsy.engine.edits import Bypass, Edit, apply_edits, check_bypass
-from netopsy.engine.graph import Inputs, Program, Slots
+from netopsy.engine.functional import Inputs
+from netopsy.engine.graph import Program, Slots
 from netopsy.engine.values import Values
 
 BASELINE = -1
@@ -192,31 +193,37 @@ def _actions(
     program: Program, values: Values, row: int
 ) -> dict[int, tuple[tuple[int, ...], Callable[[Slots], Tensor]]]:
     """Activation edits of a row: step -> the slots it reads now and what computes its value."""
-    where = {step.place: index for index, step in enumerate(program.steps) if step.place}
     actions: dict[int, tuple[tuple[int, ...], Callable[[Slots], Tensor]]] = {}
+    if not values.activation_edits(row):
+        return actions
+    where = {step.place: index for index, step in enumerate(program.steps) if step.place}
     for edit in values.activation_edits(row):
         label = values.variants[row].label
         module, call = (
             (edit.module, edit.call) if isinstance(edit, Bypass) else (edit.address.name, edit.address.call)
         )
         kind, item = ("output", 0) if isinstance(edit, Bypass) else (edit.address.kind, edit.address.item)
-        wanted = [place for place in program.places if _is_at(place, kind, module, call, item)]
+        first = program.modules.get(module, module)
+        wanted = [place for place in program.places if _is_at(place, kind, first, call, item)]
         if not wanted:
             raise NetopsyError(
-                f"variant {label!r}: the model does not run the {kind} of a module {module!r}{_where(call)}"
+                f"variant {label!r}: the model computes no {kind} of {module!r}"
+                f"{'' if call is None else f', call {call}'}{f', item {item}' if item else ''}"
             )
         hits = [(where[place], place.split("|")[2]) for place in wanted if place in where]
         for index, number in hits:
             reads, before = actions.get(index, (program.steps[index].reads, program.steps[index].run))
             if isinstance(edit, Bypass):
-                source = where.get(f"input|{module}|{number}|0")
+                source = where.get(f"input|{first}|{number}|0")
                 if source is None:
-                    raise NetopsyError(f"variant {label!r}: {module!r} takes no tensor that could bypass it")
+                    raise NetopsyError(
+                        f"variant {label!r}: {module!r} cannot be bypassed: its output depends on no tensor it takes"
+                    )
                 check_bypass(label, module, program.steps[source].shape, program.steps[index].shape)
                 slot = program.steps[source].writes
                 actions[index] = ((slot,), _take(slot))
             else:
-                actions[index] = (reads, _edited(edit, before))
+                actions[index] = (reads, _edited(label, edit, before))
     return actions
 
 
@@ -225,13 +232,9 @@ def _is_at(place: str, kind: str, module: str, call: int | None, item: int) -> b
     return (at_kind, at_module, int(at_item)) == (kind, module, item) and call in (None, int(at_call))
 
 
-def _where(call: int | None) -> str:
-    return "" if call is None else f", call {call}"
-
-
 def _take(slot: int) -> Callable[[Slots], Tensor]:
     return lambda slots: slots[slot]
 
 
-def _edited(edit: Edit, before: Callable[[Slots], Tensor]) -> Callable[[Slots], Tensor]:
-    return lambda slots: apply_edits(before(slots), [edit])
+def _edited(label: str, edit: Edit, before: Callable[[Slots], Tensor]) -> Callable[[Slots], Tensor]:
+    return lambda slots: apply_edits(label, before(slots), [edit])

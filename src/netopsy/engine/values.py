@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ class Values:
     canonical: Mapping[str, str]
     variants: Sequence[Variant]
     _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+    _room: list[int] = field(default_factory=lambda: [KEPT_BYTES], repr=False)
 
     def edits(self, row: int) -> dict[str, list[Edit]]:
-        """State edits of a row by first name, in order."""
+        """State edits of a row by first name, in order; rules see that name, so that every alias means one edit."""
         grouped: dict[str, list[Edit]] = {}
         for edit in self.variants[row].edits:
             if isinstance(edit, Bypass) or not edit.address.is_state:
@@ -43,7 +44,7 @@ class Values:
                 )
             name = self.canonical[edit.address.name]
             if self.state[name].is_floating_point():
-                grouped.setdefault(name, []).append(edit)
+                grouped.setdefault(name, []).append(Edit(replace(edit.address, name=name), edit.rule))
         return grouped
 
     def activation_edits(self, row: int) -> list[Edit | Bypass]:
@@ -54,23 +55,11 @@ class Values:
         """The edited value of one parameter or buffer."""
         if (row, name) in self._kept:
             return self._kept[row, name]
-        value = self._compute(row, name)
-        if sum(kept.nbytes for kept in self._kept.values()) + value.nbytes <= KEPT_BYTES:
+        value = apply_edits(self.variants[row].label, self.state[name], self.edits(row)[name])
+        if value.nbytes <= self._room[0]:
             self._kept[row, name] = value
+            self._room[0] -= value.nbytes
         return value
-
-    def _compute(self, row: int, name: str) -> Tensor:
-        old, label = self.state[name], self.variants[row].label
-        try:
-            new = apply_edits(old, self.edits(row)[name])
-        except (IndexError, RuntimeError) as error:
-            raise NetopsyError(f"variant {label!r}: the edit of {name}, shape {tuple(old.shape)}: {error}") from error
-        if new.shape != old.shape or new.dtype != old.dtype:
-            raise NetopsyError(
-                f"variant {label!r}: the edit of {name} gives {new.dtype} of shape {tuple(new.shape)}; expected "
-                f"{old.dtype} of shape {tuple(old.shape)}; a rule keeps shape and type"
-            )
-        return new
 
     def is_no_op(self, row: int) -> bool:
         """Whether no edit of this row changes a value (rules are tried here: a bad one raises before any work)."""

@@ -1,0 +1,72 @@
+"""Call a model under values that are not its own, and leave it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from netopsy.network.addresses import named_state
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a model is called with: `(args, kwargs)`."""
+
+
+def call_with(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs) -> Any:
+    """The model's output under a full state; a tied tensor is given once, under its first name."""
+    values = {place: state[first] for place, first in _places(model).items()}
+    with attributes_kept(model):
+        if isinstance(model, torch.jit.ScriptModule):  # functional_call takes none as the outermost module
+            model, values = _Holder(model), {f"held.{place}": value for place, value in values.items()}
+        return functional_call(model, values, *inputs, tie_weights=False)
+
+
+def written(model: nn.Module) -> set[str]:
+    """Names of what a forward pass may write to: buffers, and weights of embeddings that are renormalized in place."""
+    capped = {name for name, module in model.named_modules() if getattr(module, "max_norm", None) is not None}
+    buffers = {name for name, _ in model.named_buffers()}
+    return buffers | {first for place, first in _places(model).items() if place.rpartition(".")[0] in capped}
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """One name for each place that holds a parameter or buffer -> the first name of the tensor there.
+
+    Tied weights have several places. A module registered twice has one: `functional_call` with every name of it
+    (as `tie_weights=True` makes them up) would put edited values back in place of the module's own.
+    """
+    first = {id(value): name for name, value in named_state(model).items()}
+    places = {}
+    for prefix, module in model.named_modules():
+        for own in (module.named_parameters, module.named_buffers):
+            for name, value in own(prefix, recurse=False, remove_duplicate=False):
+                places[name] = first[id(value)]
+    return places
+
+
+class _Holder(nn.Module):
+    def __init__(self, held: nn.Module) -> None:
+        super().__init__()
+        self.held = held
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.held(*args, **kwargs)
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """What a forward pass sets on its modules is afterwards as it was.
+
+    An LSTM's list of flat weights, or a mask made at the first call, would else keep edited values.
+    """
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for name in module.__dict__.keys() - attributes.keys():
+                del module.__dict__[name]
+            module.__dict__.update(attributes)
