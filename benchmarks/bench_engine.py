@@ -13,10 +13,10 @@ import torch
 from _common import interleaved, naive, ratio, write
 from torch.utils.flop_counter import FlopCounterMode
 
-from netopsy.engine.edits import FromCheckpoint, Variant, edit_site
+from netopsy.engine.edits import FromCheckpoint, edit_site
 from netopsy.engine.evaluate import evaluate
 from netopsy.engine.graph import Program, export
-from netopsy.engine.stream import BASELINE, Stream
+from netopsy.engine.stream import Stream
 from netopsy.engine.values import Values
 from netopsy.models.fcn import fcn
 from netopsy.models.resnet import resnet

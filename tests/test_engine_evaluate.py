@@ -119,9 +119,10 @@ def test_a_loss_of_ones_own() -> None:
 
 
 def test_results_do_not_depend_on_the_seed_or_the_grid() -> None:
-    reference = run()
-    for options in ({"seed": 5}, {"batch_size": 33}, {"batch_size": 1}, {"seed": 2, "batch_size": 399}):
-        found = run(**options)
+    data = (X[:40], Y[:40])
+    reference = run(data=data)
+    for options in ({"seed": 5}, {"batch_size": 7}, {"batch_size": 1}, {"seed": 2, "batch_size": 39}):
+        found = run(data=data, **options)
         assert found.metrics["error"].tolist() == reference.metrics["error"].tolist()
         np.testing.assert_allclose(found.metrics["loss"], reference.metrics["loss"], rtol=1e-6)
 
@@ -201,7 +202,7 @@ LEVELS = [
     weight(lambda v, _: v + 0.0, "nothing"),
     weight(lambda v, _: torch.cat([0 * v[:1], v[1:]]), "one class lost"),
 ]
-LARGE = separable(6000)
+LARGE = separable(4000)
 
 
 @pytest.fixture(scope="module")
@@ -261,13 +262,18 @@ class _Twice:
 
 
 def test_intervals_hold_at_once_over_seeds() -> None:
-    """99 % confidence: over 40 orders of the same data, each interval has its exact change."""
+    """99 % confidence: over 20 orders of the same data, each interval has its exact change."""
     exact = run(variants=LEVELS).delta_error
     misses = 0
-    for seed in range(40):
-        found = run(variants=LEVELS, stop=Stopping(rule="precision", precision=0.1, estimand="dataset"), seed=seed)
+    for seed in range(20):
+        found = run(
+            variants=LEVELS,
+            stop=Stopping(rule="precision", precision=0.1, estimand="dataset"),
+            seed=seed,
+            batch_size=40,
+        )
         misses += int(not ((found.delta_error_low <= exact) & (exact <= found.delta_error_high)).all())
-    assert misses <= 2
+    assert misses <= 1
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_a_wrong_program_is_not_used(
     variants = noisy(case.model)
     reference = losses(case.model, case.data, variants, engine="eager")
     monkeypatch.setattr(execution, "export", export)
+    monkeypatch.setattr(execution, "forget", lambda model: None)  # other tests use the program too
     found = losses(case.model, case.data, variants)
     assert found.provenance["engine"] == "eager"
     (why,) = found.provenance["engine_reasons"]
@@ -111,7 +112,7 @@ def test_a_wrong_program_is_not_used(
 def test_an_edit_that_changes_little_must_arrive_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo.build("mlp")
     with torch.no_grad():
-        model[4].weight.mul_(1e-4)  # what 2.weight does is below the tolerance of the logits
+        model[4].weight.mul_(5e-4)  # what 2.weight does is below the tolerance of the logits
     monkeypatch.setattr(execution, "export", stale("2.weight"))
     with pytest.raises(NetopsyError, match=r"logits differ for an edit of 2\.weight"):
         losses(model, zoo.case("mlp").data, [parameter("2.weight", lambda value, _: 1e6 * value)], engine="exported")
@@ -383,10 +384,6 @@ def test_a_program_is_made_once_and_weights_are_never_stale(monkeypatch: pytest.
     np.testing.assert_allclose(three.examples["loss"], reference.examples["loss"], atol=1e-5)
 
 
-def replace_activation(model: nn.Sequential) -> None:
-    model[1] = nn.Tanh()
-
-
 def replace_slope(model: nn.Sequential) -> None:
     model[1] = nn.LeakyReLU(0.5)
 
@@ -395,11 +392,11 @@ def replace_layers(model: nn.Sequential) -> None:
     model[0], model[2] = nn.Linear(6, 5), nn.Linear(5, 8)
 
 
-def untie(model: nn.Sequential) -> None:
+def drop_bias(model: nn.Sequential) -> None:
     model[2] = nn.Linear(8, 8, bias=False)
 
 
-@pytest.mark.parametrize("change", [replace_activation, replace_slope, replace_layers, untie])
+@pytest.mark.parametrize("change", [replace_slope, replace_layers, drop_bias])
 def test_a_change_of_structure_is_noticed(change: Callable[[nn.Sequential], None]) -> None:
     model, data = zoo.mlp(), data_for()
     model[1] = nn.LeakyReLU(0.1)
@@ -457,13 +454,15 @@ def test_the_cache_keeps_no_model_alive(closes_over_the_model: bool) -> None:
 
 def test_programs_of_tasks_that_are_gone_are_dropped() -> None:
     model = zoo.mlp()
-    for scale in (1.0, 2.0, 3.0):
+    for scale in (1.0, 2.0):
         task = Task(logits=lambda z, scale=scale: scale * z)
         found = losses(model, data_for(), noisy(model), task=task, engine="exported")
         reference = losses(model, data_for(), noisy(model), task=task, engine="eager")
         np.testing.assert_allclose(found.examples["loss"], reference.examples["loss"], rtol=1e-5)
-        gc.collect()  # torch.export leaves cycles
-        assert len(graph._programs[model]) <= 2  # this task's, and one that is dropped with the next
+    del task
+    gc.collect()
+    losses(model, data_for(), noisy(model), engine="exported")
+    assert len(graph._programs[model]) == 1
 
 
 def test_a_task_of_ones_own_is_part_of_the_key() -> None:

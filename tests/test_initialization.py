@@ -72,12 +72,12 @@ class Partial(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.drawn, self.half, self.left = (nn.Parameter(torch.randn(4)) for _ in range(3))
+        self.drawn, self.part, self.left = (nn.Parameter(torch.randn(4)) for _ in range(3))
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.drawn)
         with torch.no_grad():
-            self.half[:2] = 0
+            self.part[:2] = 0
 
 
 class Composite(nn.Module):
@@ -271,7 +271,7 @@ def test_wrappers_are_looked_through() -> None:
     ("model", "lost"),
     [
         (Custom(), {"scale"}),
-        (Partial(), {"half", "left"}),
+        (Partial(), {"part", "left"}),
         (
             parametrizations.weight_norm(nn.Linear(3, 3)),
             {"parametrizations.weight.original0", "parametrizations.weight.original1"},

@@ -9,8 +9,9 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-from netopsy import __version__
+import netopsy
 from netopsy._checks import NetopsyError
 from netopsy._cli_options import Command, Demo, Study, Version
 
@@ -19,7 +20,7 @@ DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    command = tyro.cli(Command, prog="netopsy", args=arguments, description=__import__("netopsy").__doc__)
+    command = tyro.cli(Command, prog="netopsy", args=arguments, description=netopsy.__doc__)
     console = Console(stderr=True, highlight=False)
     try:
         if isinstance(command, Demo):
@@ -27,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(command, Study):
             _study(command, console)
         elif isinstance(command, Version):
-            print(__version__)
+            print(netopsy.__version__)
     except NetopsyError as error:
-        console.print(f"[bold red]error:[/] {error}", markup=True)
+        console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         console.print("interrupted; what was written stays")

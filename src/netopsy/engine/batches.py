@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from netopsy._checks import NetopsyError, at_least
 from netopsy._random import derive, forked
 from netopsy._typing import Batch, IntArray
+from netopsy.network.task import Task
 
 BATCH_SIZE = 256
 """Examples a batch where the data do not say."""
@@ -214,6 +215,21 @@ def _check_repeats(batches: Callable[[], Iterator[tuple[IntArray, Batch]]]) -> s
             "DataLoader with shuffle=False, and leave out random augmentation"
         )
     return prints[0]
+
+
+def check_batch(task: Task, batch: Batch, classes: int, which: str) -> None:
+    """Refuse labels the model has no output for, and inputs that are not finite."""
+    labels = task.labels(batch)
+    counted = labels[task.valid(labels)]
+    if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+        raise NetopsyError(
+            f"targets: expected labels from 0 to {classes - 1}, the model's {classes} classes; {which} has labels "
+            f"from {int(counted.min())} to {int(counted.max())}; map the labels to 0..classes-1, build the model "
+            "with as many classes as the data have, or set Task(ignore_index=...)"
+        )
+    for leaf in pytree.tree_leaves(task.inputs(batch)):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not torch.isfinite(leaf).all():
+            raise NetopsyError(f"data: expected finite inputs; {which} has NaN or infinite values; clean the data")
 
 
 def _fingerprint(leaves: Sequence[Tensor], most: int = 100_000) -> str:

@@ -17,7 +17,7 @@ from netopsy._random import forked
 from netopsy._storage import write_state
 from netopsy.engine.batches import open_data
 from netopsy.engine.edits import Edit, Variant
-from netopsy.engine.functional import call_with
+from netopsy.engine.functional import bind
 from netopsy.engine.values import Values
 from netopsy.network.addresses import Address, canonical_names, evaluation_mode, named_state, unwrap
 from netopsy.network.states import StateFile
@@ -74,6 +74,7 @@ def recompute_statistics(model: nn.Module, data: Any, variant: Variant, *, task:
     own |= {name: values.get(0, name).clone() for name in values.edits(0)}
     parts = ("running_mean", "running_var", "num_batches_tracked")
     buffers = [f"{name}.{part}".removeprefix(".") for name in norms for part in parts]
+    call = bind(model)
     try:
         with evaluation_mode(model), torch.no_grad(), forked(0):
             for name in buffers:
@@ -81,7 +82,7 @@ def recompute_statistics(model: nn.Module, data: Any, variant: Variant, *, task:
             for norm, _ in momenta:
                 norm.training, norm.momentum = True, None  # None: the plain average over batches
             for _, batch in open_data(data).batches():
-                call_with(model, own, task.inputs(batch))
+                call(own, task.inputs(batch))
     finally:
         for norm, momentum in momenta:
             norm.momentum = momentum

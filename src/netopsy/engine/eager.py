@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from netopsy._checks import NetopsyError
 from netopsy.engine.edits import Bypass, Edit, apply_edits, check_bypass
-from netopsy.engine.functional import Inputs, call_with, written
+from netopsy.engine.functional import Inputs, bind, written
 from netopsy.engine.stream import BASELINE
 from netopsy.engine.values import Values
 
@@ -33,6 +33,14 @@ class Eager:
     values: Values
     logits: Callable[[Any], Tensor]
 
+    @cached_property
+    def _call(self) -> Callable[[Mapping[str, Tensor], Inputs], Any]:
+        return bind(self.model)
+
+    @cached_property
+    def _written(self) -> set[str]:
+        return written(self.model)
+
     def run(self, state: Mapping[str, Tensor], inputs: Inputs, rows: Set[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield `(row, logits)` of each of `rows` whose logits differ from the baseline's, then of the baseline."""
         baseline = self.forward(state, inputs)
@@ -45,13 +53,13 @@ class Eager:
 
     def forward(self, state: Mapping[str, Tensor], inputs: Inputs, row: int = BASELINE) -> Tensor:
         """Logits under a full state, with the activation edits of a row."""
-        own = {**state, **{name: state[name].clone() for name in written(self.model)}}
+        own = {**state, **{name: state[name].clone() for name in self._written}}
         handles: list[RemovableHandle] = []
         try:
             if row != BASELINE:
                 for edit in self.values.activation_edits(row):
                     handles += _hook(self.model, edit, self.values.variants[row].label)
-            return self.logits(call_with(self.model, own, inputs)).detach()
+            return self.logits(self._call(own, inputs)).detach()
         finally:
             for handle in handles:
                 handle.remove()

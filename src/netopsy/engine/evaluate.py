@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from jaxtyping import Int
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, one_of
 from netopsy._random import derive, forked
 from netopsy._typing import Batch, BoolArray, FloatArray, IntArray
-from netopsy.engine.batches import Source, open_data
+from netopsy.engine.batches import Source, check_batch, open_data
 from netopsy.engine.edits import Variant
 from netopsy.engine.evaluation import Evaluation, Stop, Stopping
 from netopsy.engine.execution import PROBE, Engine, Execution, check_deterministic
-from netopsy.engine.graph import examples as examples_of
+from netopsy.engine.functional import examples as examples_of
 from netopsy.engine.reducers import Digest, Metric, Tally, check_metrics, digest, metric_name, unchanged
 from netopsy.engine.sequential import ConfidenceSequence
 from netopsy.engine.sequential import tally as count_values
@@ -85,7 +84,7 @@ def evaluate(
         labels, inputs = task.labels(first), task.inputs(first)
         logits = check_deterministic(model, state, task, inputs)
         classes = task.scores(logits, labels[:PROBE] if examples_of(inputs) else labels).shape[-1]
-        _check_batch(task, source.whole or first, classes, "the data" if source.whole else "the first batch")
+        check_batch(task, source.whole or first, classes, "the data" if source.whole else "the first batch")
         values = Values(state, canonical_names(model), tuple(variants))
         silent = {row for row in range(len(variants)) if values.is_no_op(row)}
         rows = [row for row in range(len(variants)) if row not in silent]
@@ -132,7 +131,7 @@ class _Run:
         done = 0
         for index, (order, batch) in enumerate(self.source.batches()):
             if index and self.source.whole is None:
-                _check_batch(task, batch, self.classes, f"batch {index}")
+                check_batch(task, batch, self.classes, f"batch {index}")
             labels = task.labels(batch)
             valid = task.valid(labels)
             live = asked[active]
@@ -285,18 +284,3 @@ def _untouched(model: nn.Module, seed: int) -> Iterator[None]:
     """Eval mode, no gradients, and random generators of our own inside the block."""
     with evaluation_mode(model), torch.no_grad(), forked(derive(seed, "evaluate")):
         yield
-
-
-def _check_batch(task: Task, batch: Batch, classes: int, which: str) -> None:
-    """Refuse labels the model has no output for, and inputs that are not finite."""
-    labels = task.labels(batch)
-    counted = labels[task.valid(labels)]
-    if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
-        raise NetopsyError(
-            f"targets: expected labels from 0 to {classes - 1}, the model's {classes} classes; {which} has labels "
-            f"from {int(counted.min())} to {int(counted.max())}; map the labels to 0..classes-1, build the model "
-            "with as many classes as the data have, or set Task(ignore_index=...)"
-        )
-    for leaf in pytree.tree_leaves(task.inputs(batch)):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not torch.isfinite(leaf).all():
-            raise NetopsyError(f"data: expected finite inputs; {which} has NaN or infinite values; clean the data")

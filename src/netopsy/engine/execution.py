@@ -15,8 +15,8 @@ from netopsy._checks import NetopsyError, near
 from netopsy._random import derive, forked, generator
 from netopsy.engine.eager import Eager
 from netopsy.engine.edits import Bypass, Edit, Variant, touched_modules
-from netopsy.engine.functional import Inputs
-from netopsy.engine.graph import ExportError, Program, examples, export, forget, signature
+from netopsy.engine.functional import Inputs, examples, signature
+from netopsy.engine.graph import ExportError, Program, export, forget
 from netopsy.engine.stream import BASELINE, Stream
 from netopsy.engine.values import Values
 from netopsy.network.addresses import Address

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -16,17 +17,42 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: `(args, kwargs)`."""
 
 
-def call_with(model: nn.Module, state: Mapping[str, Tensor], inputs: Inputs) -> Any:
-    """The model's output under a full state; a tied tensor is given once, under its first name."""
-    values = {place: state[first] for place, first in _places(model).items()}
-    with attributes_kept(model):
-        if isinstance(model, torch.jit.ScriptModule):  # functional_call takes none as the outermost module
-            model, values = _Holder(model), {f"held.{place}": value for place, value in values.items()}
-        return functional_call(model, values, *inputs, tie_weights=False)
+def signature(inputs: Inputs) -> tuple[Any, ...]:
+    """What a program is specialized on: everything about the inputs but the values and the number of examples."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    n = examples(inputs)
+    kinds: list[object] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            shape = tuple(leaf.shape)
+            kinds.append((leaf.dtype, ("batch", *shape[1:]) if shape[:1] == (n,) else shape))
+        else:
+            kinds.append(repr(leaf))
+    return (str(spec), *kinds)
+
+
+def examples(inputs: Inputs) -> int:
+    """The number of examples: the first axis of the first tensor that has one; 0 where none has."""
+    return next((len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 0)
+
+
+def bind(model: nn.Module) -> Callable[[Mapping[str, Tensor], Inputs], Any]:
+    """The model as a function of a full state and inputs; a tied tensor is given once, under its first name."""
+    held: nn.Module = model
+    places = _places(model)
+    if isinstance(model, torch.jit.ScriptModule):  # functional_call takes none as the outermost module
+        held, places = _Holder(model), {f"held.{place}": first for place, first in places.items()}
+
+    def call(state: Mapping[str, Tensor], inputs: Inputs) -> Any:
+        with attributes_kept(model):
+            values = {place: state[first] for place, first in places.items()}
+            return functional_call(held, values, *inputs, tie_weights=False)
+
+    return call
 
 
 def written(model: nn.Module) -> set[str]:
-    """Names of what a forward pass may write to: buffers, and weights of embeddings that are renormalized in place."""
+    """Names of what a forward pass may write to: buffers, and weights of embeddings renormalized in place."""
     capped = {name for name, module in model.named_modules() if getattr(module, "max_norm", None) is not None}
     buffers = {name for name, _ in model.named_buffers()}
     return buffers | {first for place, first in _places(model).items() if place.rpartition(".")[0] in capped}

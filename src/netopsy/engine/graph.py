@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from netopsy.engine.edits import Bypass
-from netopsy.engine.functional import Inputs, call_with
+from netopsy.engine.functional import Inputs, bind, examples, signature
 from netopsy.network.addresses import Address, named_state
 
 Slots = list[Any]
@@ -111,25 +111,6 @@ def _channels_last(value: Tensor) -> Tensor:
 _programs: WeakKeyDictionary[nn.Module, dict[Any, Program]] = WeakKeyDictionary()
 
 
-def signature(inputs: Inputs) -> tuple[Any, ...]:
-    """What a program is specialized on: everything about the inputs but the values and the number of examples."""
-    leaves, spec = pytree.tree_flatten(inputs)
-    n = examples(inputs)
-    kinds: list[object] = []
-    for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            shape = tuple(leaf.shape)
-            kinds.append((leaf.dtype, ("batch", *shape[1:]) if shape[:1] == (n,) else shape))
-        else:
-            kinds.append(repr(leaf))
-    return (str(spec), *kinds)
-
-
-def examples(inputs: Inputs) -> int:
-    """The number of examples: the first axis of the first tensor that has one; 0 where none has."""
-    return next((len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim), 0)
-
-
 def export(
     model: nn.Module, inputs: Inputs, logits: Callable[[Any], Tensor], marked: frozenset[str] = frozenset()
 ) -> Program:
@@ -176,9 +157,11 @@ def _trace(
     if n < 2:
         raise ExportError("it needs a batch of at least two examples")
 
+    call = bind(model)
+
     class Functional(nn.Module):
         def forward(self, state: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-            return logits(call_with(model, state, (args, kwargs)))
+            return logits(call(state, (args, kwargs)))
 
     batch = torch.export.Dim("batch")
 

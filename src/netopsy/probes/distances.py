@@ -11,6 +11,7 @@ from torch import nn
 from netopsy._typing import Key
 from netopsy.network.sites import Site
 from netopsy.network.trajectory import Trajectory
+from netopsy.probes.key_column import key_column
 
 
 def checkpoint_distances(
@@ -26,12 +27,20 @@ def checkpoint_distances(
     Returns:
         Columns `site, checkpoint, l2, linf`: ‖θ^τ − θ^0‖₂ / √dim and ‖θ^τ − θ^0‖_∞, in units of the weights.
     """
-    rows = []
+    rows: list[tuple[str, Key, float, float]] = []
     if isinstance(trajectory, Trajectory) and trajectory.initial is not None:
         for site in sites:
             for key in dict.fromkeys([*checkpoints, trajectory.final]):
                 rows.append((site.name, key, *_distance(trajectory, site, trajectory.initial, key)))
-    return pd.DataFrame(rows, columns=["site", "checkpoint", "l2", "linf"])
+    names, keys, *norms = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return pd.DataFrame(
+        {
+            "site": pd.Series(names, dtype="string"),
+            "checkpoint": key_column(keys),
+            "l2": pd.Series(norms[0], dtype="float64"),
+            "linf": pd.Series(norms[1], dtype="float64"),
+        }
+    )
 
 
 def _distance(trajectory: Trajectory, site: Site, start: Key, key: Key) -> tuple[float, float]:

@@ -11,26 +11,43 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
-from netopsy._checks import NetopsyError, at_least, inside, one_of, shorten
+from netopsy import __version__
+from netopsy._checks import NetopsyError, at_least, inside, one_of
 from netopsy._random import derive
 from netopsy._typing import Key
-from netopsy.engine.calibrate import batch_norms, recompute_statistics
+from netopsy.engine.calibrate import recompute_statistics
 from netopsy.engine.edits import FromCheckpoint, Redraw, Variant, edit_site
 from netopsy.engine.evaluate import evaluate
 from netopsy.engine.evaluation import Estimand, Evaluation, Stop, Stopping
 from netopsy.engine.execution import Engine
-from netopsy.engine.reducers import Metric, metric_name
+from netopsy.engine.reducers import Metric
+from netopsy.engine.values import Values
+from netopsy.network.addresses import canonical_names, named_state, unwrap
 from netopsy.network.initialization import Redrawer
 from netopsy.network.sites import Site, SiteSpec, find_sites
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
+from netopsy.probes.arguments import (
+    Groups,
+    check_apart,
+    members,
+    read_checkpoints,
+    read_groups,
+    read_metrics,
+    read_splits,
+)
 from netopsy.probes.distances import checkpoint_distances
+from netopsy.probes.key_column import key_column
 from netopsy.probes.robustness_result import RobustnessResult
 
+MEASURED = ("delta_error", "delta_error_low", "delta_error_high", "n", "status")
 FULL_MODEL = "full model"
 """The site of the whole network, loaded from a checkpoint."""
+
+COLUMNS = ("site", "operation", "checkpoint", "draw", "split", *MEASURED, "verdict")
+"""Of the result's table, but for those of the metrics."""
 
 BatchNorm = Literal["keep", "reset", "recompute"]
 
@@ -58,7 +75,7 @@ def robustness(
     sites: SiteSpec = "modules",
     checkpoints: Sequence[Key] | Literal["all"] = (0,),
     draws: int = 1,
-    groups: Mapping[str, str | Sequence[str]] | Callable[[Sequence[str]], Mapping[str, Sequence[str]]] | None = None,
+    groups: Groups = None,
     metrics: Sequence[Metric] = ("error", "loss"),
     stop: Stop = "exact",
     precision: float = 0.02,
@@ -121,23 +138,27 @@ def robustness(
     one_of("batch_norm", batch_norm, ("keep", "reset", "recompute"))
     if batch_norm == "recompute" and calibration is None:
         raise NetopsyError("batch_norm='recompute': needs calibration=, examples of the training set")
-    model = trajectory.model() if isinstance(trajectory, Trajectory) else trajectory
-    keys = _checkpoints(trajectory, checkpoints)
+    names = read_metrics(metrics, COLUMNS)
+    splits = read_splits(data)
+    keys = read_checkpoints(trajectory, checkpoints)
+    model = trajectory.model() if isinstance(trajectory, Trajectory) else unwrap(trajectory)
     single = find_sites(model, sites)
-    joint = _groups(model, single, groups)
+    joint = read_groups(model, single, groups)
+    check_apart([site.name for site in single + joint] + [FULL_MODEL] * full_model)
     whole = (Site(FULL_MODEL, find_sites(model, {FULL_MODEL: "*"})[0].addresses),) if full_model else ()
     operations = list(_operations(single + joint, whole, keys, draws))
+    if not operations:
+        raise NetopsyError("checkpoints=() and draws=0: nothing to measure; pass checkpoints, draws or both")
     redrawer = Redrawer.of(trajectory)
     if draws:
         redrawer.check({address.name for site in single + joint for address in site.addresses})
     variants = []
     for operation in operations:
         variant = _variant(operation, trajectory, redrawer, seed, batch_norm)
-        if batch_norm == "recompute" and batch_norms(model):
+        if batch_norm == "recompute" and operation.site.name != FULL_MODEL and not _is_no_op(model, variant):
             variant = recompute_statistics(model, calibration, variant, task=task)
         variants.append(variant)
 
-    splits = data if _is_splits(data) else {"data": data}
     rule = replace(rule, confidence=1 - (1 - confidence) / len(splits))
     frames, evaluations = [], {}
     for split, part in splits.items():
@@ -154,19 +175,18 @@ def robustness(
             progress=progress,
         )
         evaluations[split] = evaluation
-        frames.append(_frame(split, operations, evaluation, [metric_name(metric) for metric in metrics]))
+        frames.append(_frame(split, operations, evaluation, names))
     for frame, evaluation in zip(frames, evaluations.values(), strict=True):
         frame["verdict"] = [_verdict(row, evaluation, tolerance, critical) for row in frame.to_dict("records")]
     joined = pd.concat(frames, ignore_index=True)
     return RobustnessResult(
         frame=_typed(joined),
         distances=checkpoint_distances(trajectory, single + joint, keys),
-        groups={
-            site.name: tuple(s.name for s in single if set(s.addresses) <= set(site.addresses)) for site in joint
-        },
+        groups={site.name: members(site, single) for site in joint},
         provenance={
             "probe": "robustness",
-            **{split: dict(evaluation.provenance) for split, evaluation in evaluations.items()},
+            "netopsy": __version__,
+            "splits": {split: dict(evaluation.provenance) for split, evaluation in evaluations.items()},
             "confidence": confidence,
             "tolerance": tolerance,
             "critical": critical,
@@ -182,35 +202,6 @@ def robustness(
             "seconds": time.perf_counter() - started,
         },
     )
-
-
-def _checkpoints(trajectory: Trajectory | nn.Module, checkpoints: Sequence[Key] | Literal["all"]) -> tuple[Key, ...]:
-    if not isinstance(trajectory, Trajectory):
-        if checkpoints == "all" or len(checkpoints):
-            raise NetopsyError(
-                f"checkpoints={checkpoints!r}: a module alone has no checkpoint 0 (the weights before training); "
-                "pass a netopsy.Trajectory, or checkpoints=() to re-randomize only"
-            )
-        return ()
-    if checkpoints == "all":
-        return trajectory.keys
-    return tuple(trajectory.check_key(key) for key in checkpoints)
-
-
-def _groups(model: nn.Module, single: Sequence[Site], groups: Any) -> tuple[Site, ...]:
-    if groups is None:
-        return ()
-    found = groups([site.name for site in single]) if callable(groups) else groups
-    by_name = {site.name: site for site in single}
-    clash = set(found) & ({FULL_MODEL} | by_name.keys())
-    if clash:
-        raise NetopsyError(f"groups: {shorten(sorted(clash))} is the name of a site already; choose another name")
-    spec: dict[str, str | Sequence[str]] = dict(found)
-    return find_sites(model, spec)
-
-
-def _members(group: Site, single: Sequence[Site]) -> tuple[str, ...]:
-    return tuple(site.name for site in single if set(site.addresses) <= set(group.addresses))
 
 
 def _operations(
@@ -243,8 +234,8 @@ def _variant(
     return edit_site(operation.label, operation.site, rule, buffers=buffers)
 
 
-def _is_splits(data: Any) -> bool:
-    return isinstance(data, Mapping) and not all(isinstance(value, Tensor) for value in data.values())
+def _is_no_op(model: nn.Module, variant: Variant) -> bool:
+    return Values(named_state(model), canonical_names(model), (variant,)).is_no_op(0)
 
 
 def _frame(split: str, operations: Sequence[_Operation], evaluation: Evaluation, metrics: list[str]) -> pd.DataFrame:
@@ -258,7 +249,7 @@ def _frame(split: str, operations: Sequence[_Operation], evaluation: Evaluation,
         },
         dtype=object,
     )
-    measured = evaluation.to_frame()[[*metrics, "delta_error", "delta_error_low", "delta_error_high", "n", "status"]]
+    measured = evaluation.to_frame()[[*metrics, *MEASURED]]
     return pd.concat([head, measured], axis=1)
 
 
@@ -280,6 +271,5 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("site", "operation", "split", "status", "verdict"):
         typed[name] = typed[name].astype("string")
     typed["draw"] = typed["draw"].astype("Int64")
-    keys = [key for key in frame["checkpoint"] if key is not None]
-    typed["checkpoint"] = frame["checkpoint"].astype("Int64" if all(isinstance(k, int) for k in keys) else "string")
+    typed["checkpoint"] = key_column(frame["checkpoint"])
     return typed

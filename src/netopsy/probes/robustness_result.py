@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from netopsy._checks import NetopsyError, one_of
-from netopsy._storage import new_folder, read_json, read_table, write_json, write_table
+from netopsy._storage import new_folder, read_json, write_json
+from netopsy.probes.key_column import read_keyed, write_keyed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Kind = Literal["heatmap", "curves", "distances", "depth"]
 MARKS = {"robust": "", "critical": "!", "between": "~", "undecided": "?", None: "="}
+DIFFER = "≠"
+"""The mark of a cell whose draws have different verdicts."""
+
+FILES = ("results.parquet", "distances.parquet", "manifest.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +67,11 @@ class RobustnessResult:
         if kind == "depth":
             from netopsy.plots.depth import depth_profile
 
-            return depth_profile(single, ax=ax, tolerance=self.provenance["tolerance"], **options)
+            keys = self.frame[self.frame.operation == "re-initialize"].checkpoint.tolist()
+            first = keys[0] if keys else None  # of the checkpoints asked for; without any: re-randomized
+            options = {"checkpoint": first, "tolerance": self.provenance["tolerance"], **options}
+            return depth_profile(single, ax=ax, **options)
+        options = {"final": self.provenance["final"], **options}
         if kind == "curves":
             from netopsy.plots.curves import curves
 
@@ -78,8 +87,8 @@ class RobustnessResult:
             NetopsyError: when the folder exists and has files in it, unless `overwrite`.
         """
         folder = new_folder(Path(path), overwrite=overwrite)
-        write_table(folder / "results.parquet", self.frame)
-        write_table(folder / "distances.parquet", self.distances)
+        write_keyed(folder / "results.parquet", self.frame)
+        write_keyed(folder / "distances.parquet", self.distances)
         groups = {name: list(members) for name, members in self.groups.items()}
         write_json(folder / "manifest.json", {"groups": groups, "provenance": dict(self.provenance)})
         return folder
@@ -92,14 +101,16 @@ class RobustnessResult:
             NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
         """
         folder = Path(path)
-        missing = [n for n in ("results.parquet", "distances.parquet", "manifest.json") if not (folder / n).is_file()]
+        missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise NetopsyError(f"{folder}: expected a saved RobustnessResult; it has no {', '.join(missing)}")
         manifest = read_json(folder / "manifest.json")
+        provenance = manifest.get("provenance", {})
+        if provenance.get("probe") != "robustness" or "groups" not in manifest:
+            raise NetopsyError(f"{folder}: expected a saved RobustnessResult; its manifest is of something else")
+        frame, distances = read_keyed(folder / "results.parquet"), read_keyed(folder / "distances.parquet")
         groups = {name: tuple(members) for name, members in manifest["groups"].items()}
-        frame, distances = read_table(folder / "results.parquet"), read_table(folder / "distances.parquet")
-        frame.attrs, distances.attrs = {}, {}
-        return cls(frame, distances, groups, manifest["provenance"])
+        return cls(frame, distances, groups, provenance)
 
     def __str__(self) -> str:
         parts = []
@@ -117,8 +128,9 @@ class RobustnessResult:
         """What a reader must know beside the numbers."""
         p = self.provenance
         notes = [
-            f"! critical, ~ between, ? undecided, = no-op, unmarked robust: change of error at "
-            f"most {p['tolerance']:g}, intervals at {p['confidence']:.0%} for all rows at once ({p['estimand']})."
+            f"! critical, ~ between, ? undecided, {DIFFER} draws differ, = no-op, unmarked robust: change of error "
+            f"at most {p['tolerance']:g}, intervals at {100 * p['confidence']:g}% for all rows at once "
+            f"({p['estimand']})."
         ]
         undecided = int((self.frame.verdict == "undecided").sum())
         if undecided:
@@ -127,7 +139,7 @@ class RobustnessResult:
         if bad:
             notes.append(f"{bad} rows have non-finite outputs, which count as errors.")
         for split in self.frame.split.unique():
-            for reason in p[split]["engine_reasons"]:
+            for reason in p["splits"][split]["engine_reasons"]:
                 notes.append(f"{split}: run by the eager engine: {reason}")
         return notes
 
@@ -139,6 +151,6 @@ def _pivot(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     table: dict[str, dict[str, str]] = {}
     for (site, name), cell in rows.groupby([rows.site, header.astype(str)], sort=False):
         verdicts = {None if pd.isna(v) else str(v) for v in cell.verdict}
-        mark = MARKS[verdicts.pop()] if len(verdicts) == 1 else "~"
+        mark = MARKS[verdicts.pop()] if len(verdicts) == 1 else DIFFER
         table.setdefault(str(site), {})[str(name)] = f"{cell[column].mean():.2%}{mark:<1}"
     return pd.DataFrame.from_dict(table, orient="index").fillna("")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -124,9 +124,9 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     >>> [round(x, 3) for x in t_interval([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
     """
-    mean = float(np.mean(values))
+    mean = statistics.mean(map(float, values))  # exact, so that equal values have no spread
     if len(values) < 2 or math.isnan(mean):
         return mean, -math.inf, math.inf
-    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    spread = statistics.stdev(map(float, values)) / math.sqrt(len(values))
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * spread
     return mean, mean - half, mean + half

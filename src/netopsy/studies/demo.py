@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from netopsy._checks import one_of
-from netopsy._storage import new_folder
+from netopsy._storage import new_folder, read_json
 from netopsy.data.dataset import standardize
 from netopsy.data.digits import digits
 from netopsy.data.idx import fashion_mnist
@@ -68,13 +68,13 @@ def run(
         NetopsyError: for bad options, an existing folder, or data that cannot be had.
     """
     one_of("data", data, ("digits", "fashion-mnist"))
-    loaded = digits() if data == "digits" else fashion_mnist()
-    new_folder(folder, overwrite=overwrite)
-    dataset = standardize(loaded)
     config = _config(data, seed, epochs)
+    dataset = standardize(digits() if data == "digits" else fashion_mnist())
+    new_folder(folder, overwrite=overwrite)
     inputs = tuple(dataset.train[0].shape[1:])
     factory = partial(fcn, inputs=inputs, classes=dataset.classes, depth=3, width=256)
     run_folder = folder / "run"
+    _clear(run_folder)
     fit(
         factory,
         dataset.train,
@@ -117,18 +117,31 @@ def _config(data: DataName, seed: int, epochs: int | None) -> FitConfig:
     return replace(config, keep=tuple(epoch for epoch in (0, 1, 2, 3, 8) if epoch < config.epochs))
 
 
+def _clear(run: Path) -> None:
+    """Remove an older demo's checkpoints, those that its manifest lists: this one may keep other epochs."""
+    if (run / "manifest.json").is_file():
+        for key in read_json(run / "manifest.json").get("keys", ()):
+            (run / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)
+
+
 def _sentences(name: str, result: RobustnessResult) -> tuple[str, str, str]:
-    frame = result.to_frame()
+    frame, tolerance = result.to_frame(), float(result.provenance["tolerance"])
     baseline = float(frame[frame.operation == "baseline"].error.iloc[0])
     single = [s for s in frame.site.dropna().unique() if s not in result.groups and s != "full model"]
     reset = frame[(frame.operation == "re-initialize") & (frame.checkpoint == 0)].set_index("site").delta_error
     redrawn = frame[frame.operation == "re-randomize"].groupby("site", sort=False).error.mean()
     worst, best = str(reset[single].idxmax()), str(reset[single].idxmin())
     group = max(result.groups, key=lambda g: len(result.groups[g]))
+    alone = float(reset[list(result.groups[group])].max())
+    lesson = ": layers that can go one by one cannot all go at once" if alone <= tolerance < reset[group] else ""
     return (
         f"{name}: test error {baseline:.1%}. Set back to its random start alone, {worst} costs {reset[worst]:+.1%}, "
         f"{best} {reset[best]:+.1%}.",
-        f"Set back together, {group} cost {reset[group]:+.1%}: layers that can go one by one cannot all go at once.",
-        f"Drawn anew at random, a layer leaves {redrawn[single].min():.0%} to {redrawn[single].max():.0%} error: the "
-        "start that a layer was trained from matters, even where the training does not.",
+        f"Set back together, {group} cost {reset[group]:+.1%}; alone, at most {alone:+.1%}{lesson}.",
+        f"Drawn anew at random, a layer leaves {redrawn[single].min():.0%} to {redrawn[single].max():.0%} error"
+        + (
+            f": {best} needs the start that it was trained from, and hardly the training."
+            if reset[best] <= tolerance < redrawn[best] - baseline
+            else "."
+        ),
     )

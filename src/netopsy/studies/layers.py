@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 from torch import nn
 
-from netopsy._checks import NetopsyError, one_of
+from netopsy._checks import NetopsyError, one_of, shorten
 from netopsy._storage import read_json, write_table
 from netopsy.data.cifar import cifar10
-from netopsy.data.dataset import Dataset, standardize, subset
+from netopsy.data.dataset import Dataset, fingerprint, standardize, subset
 from netopsy.data.idx import fashion_mnist, mnist
 from netopsy.models.fcn import fcn
 from netopsy.models.resnet import resnet
@@ -86,14 +86,14 @@ LAPTOP = {
     ),
     "resnet": Setting(
         name="resnet-18-fashion-mnist",
-        data=lambda: standardize(subset(fashion_mnist(), train=5000)),
+        data=lambda: standardize(subset(fashion_mnist(), train=5000, test=2000)),
         factory=partial(_resnet, depth=18, width=0.25),
         config=_seeded(layers_fcn, 25),
         sites="blocks",
         groups=residual_groups,
     ),
 }
-"""Minutes on two cores: Fashion-MNIST; ResNet-18 V2 at a quarter of its width on 5,000 images, 25 epochs."""
+"""Minutes on two cores: Fashion-MNIST; ResNet-18 V2 at a quarter of its width, 5,000 train and 2,000 test images, 25 epochs."""
 
 PAPER = {
     "fcn3": Setting(
@@ -147,10 +147,17 @@ def run(
 
     Returns:
         Verdicts by claim; results by setting, one a seed.
+
+    Raises:
+        NetopsyError: for an unknown preset or claim, too few seeds for a verdict, or a seed given twice.
     """
     one_of("preset", preset, tuple(PRESETS))
     for claim in claims:
         one_of("claim", claim, tuple(CLAIMS))
+        if len(seeds) < CLAIMS[claim].seeds or len(set(seeds)) < len(seeds):
+            raise NetopsyError(
+                f"seeds: expected at least {CLAIMS[claim].seeds} different ones for {claim}; got {shorten(seeds)}"
+            )
     needed = list(dict.fromkeys(name for claim in claims for name in NEEDS[claim]))
     results: dict[str, list[RobustnessResult]] = {}
     for name in needed:
@@ -170,17 +177,22 @@ def run(
 
 
 def trained(setting: Setting, data: Dataset, seed: int, folder: Path, report: Progress) -> Trajectory:
-    """The trajectory of one seed: read where a finished run of this configuration is there, else trained."""
+    """The trajectory of one seed: read where a finished run of this configuration is there, else trained.
+
+    Raises:
+        NetopsyError: when the folder holds a run of another configuration or of other data.
+    """
     config, factory = setting.config(seed), setting.factory(data)
     path = folder / f"{setting.name}-{seed}"
     manifest = path / "manifest.json"
     if manifest.is_file():
         old = read_json(manifest)
-        same = pd.Series(old["config"]).to_json() == pd.Series(asdict(config)).to_json()
-        if old["finished"] and same:
+        mine = json.loads(json.dumps({"config": asdict(config), "data": fingerprint(*data.train)}))
+        other = [name for name in mine if old.get(name) != mine[name]]
+        if other:
+            raise NetopsyError(f"{path}: holds a run of another {other[0]}; choose another folder, or delete it")
+        if old["finished"]:
             return Trajectory.from_folder(factory, path)
-        if not same:
-            raise NetopsyError(f"{path}: holds a run of another configuration; choose another folder, or delete it")
 
     def progress(epoch: int, epochs: int, row: Mapping[str, float]) -> None:
         report(f"{setting.name}, seed {seed}: epoch {epoch}/{epochs}, train error {row['train_error']:.2%}")

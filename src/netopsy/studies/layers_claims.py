@@ -107,12 +107,15 @@ def measure(claim: str, results: Mapping[str, Sequence[RobustnessResult]]) -> di
 
 
 def _increases(result: RobustnessResult) -> tuple[pd.Series[float], pd.Series[float], float]:
-    """Increase of error by site: at checkpoint 0, re-randomized (mean over draws); and the way to chance."""
+    """Increase of error by site: at checkpoint 0, re-randomized (mean over draws); and the way to chance.
+
+    For a network that is no better than chance there is no way (NaN).
+    """
     frame = result.to_frame()
     reset = frame[(frame.operation == "re-initialize") & (frame.checkpoint == 0)].set_index("site").delta_error
     redrawn = frame[frame.operation == "re-randomize"].groupby("site", sort=False).delta_error.mean()
-    baseline = frame[frame.operation == "baseline"].error.iloc[0]
-    return reset, redrawn, float(result.provenance["chance"] - baseline)
+    way = float(result.provenance["chance"] - frame[frame.operation == "baseline"].error.iloc[0])
+    return reset, redrawn, way if way > 0 else float("nan")
 
 
 def _fcn_statistics(result: RobustnessResult) -> tuple[float, float, float]:
