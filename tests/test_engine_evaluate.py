@@ -262,10 +262,10 @@ class _Twice:
 
 
 def test_intervals_hold_at_once_over_seeds() -> None:
-    """99 % confidence: over 20 orders of the same data, each interval has its exact change."""
+    """99 % confidence: over 12 orders of the same data, each interval has its exact change."""
     exact = run(variants=LEVELS).delta_error
     misses = 0
-    for seed in range(20):
+    for seed in range(12):
         found = run(
             variants=LEVELS,
             stop=Stopping(rule="precision", precision=0.1, estimand="dataset"),

@@ -146,7 +146,7 @@ def test_views_of_one_storage_are_written_as_what_they_show(tmp_path: Path) -> N
 def test_a_state_that_makes_its_tensors_on_the_way_is_not_taken_for_tied(tmp_path: Path) -> None:
     class Lazy(Mapping[str, Tensor]):
         def __getitem__(self, name: str) -> Tensor:
-            return torch.full((120, 30), float(name))[:40]  # a view: its memory is free when it has been copied
+            return torch.full((40, 90), float(name))[:, :30]  # a view: its memory is free when it has been copied
 
         def __iter__(self) -> Iterator[str]:
             return map(str, range(30))

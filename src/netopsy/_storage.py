@@ -55,9 +55,8 @@ def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> 
         else:
             first[place] = name
             tensor = value.detach().cpu().contiguous()
-            storage = tensor.untyped_storage()
-            if storage.nbytes() > tensor.nbytes or storage.data_ptr() in storages:
-                tensor = tensor.clone()  # safetensors takes no view of a larger storage and no storage twice
+            if tensor.untyped_storage().data_ptr() in storages:
+                tensor = tensor.clone()  # another view of a storage, which safetensors takes only once
             storages.add(tensor.untyped_storage().data_ptr())
             tensors[name] = tensor
     header = {"schema": str(SCHEMA), "aliases": json.dumps(aliases)}

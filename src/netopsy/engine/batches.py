@@ -228,7 +228,9 @@ def check_batch(task: Task, batch: Batch, classes: int, which: str) -> None:
             "with as many classes as the data have, or set Task(ignore_index=...)"
         )
     for leaf in pytree.tree_leaves(task.inputs(batch)):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not torch.isfinite(leaf).all():
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or torch.isfinite(leaf.sum()):
+            continue  # a sum is ten times faster than a look at each value; an infinite one may just be an overflow
+        if not torch.isfinite(leaf).all():
             raise NetopsyError(f"data: expected finite inputs; {which} has NaN or infinite values; clean the data")
 
 

@@ -1,8 +1,8 @@
 """A model as a list of pure steps, by `torch.export`: what an edit reaches is then a forward walk.
 
-The state enters as explicit inputs, so that tied parameters and modules registered twice
-are one input each, and `run_decompositions` makes in-place operations functional. Modules whose inputs or outputs
-are edited are marked by an identity operator while the model is traced.
+The state enters as explicit inputs, so that tied parameters and modules registered twice are one input each, and
+`run_decompositions` makes in-place operations functional. Modules whose inputs or outputs are edited are marked by an
+identity operator while the model is traced.
 """
 
 from __future__ import annotations
@@ -127,9 +127,13 @@ def export(
     """
     known = _programs.setdefault(model, {})
     shapes = tuple((name, value.shape, value.dtype, value.device) for name, value in named_state(model).items())
-    key = (signature(inputs), ref(logits), marked, repr(model), shapes)  # a ref: logits may hold the model
+    try:
+        reader: Any = ref(logits)  # it may hold the model
+    except TypeError:  # operator.itemgetter and the like
+        reader = logits
+    key = (signature(inputs), reader, marked, repr(model), shapes)
     if key not in known:
-        for gone in [other for other in known if other[1]() is None]:
+        for gone in [other for other in known if isinstance(other[1], ref) and other[1]() is None]:
             del known[gone]
         try:
             known[key] = _compile(model, *_trace(model, inputs, logits, marked))
@@ -153,11 +157,7 @@ def _trace(
         raise ExportError("the model has forward hooks")
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         raise ExportError("the model has ScriptModules")
-    n = examples(inputs)
-    if n < 2:
-        raise ExportError("it needs a batch of at least two examples")
-
-    call = bind(model)
+    n, call = examples(inputs), bind(model)
 
     class Functional(nn.Module):
         def forward(self, state: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -93,7 +93,8 @@ LAPTOP = {
         groups=residual_groups,
     ),
 }
-"""Minutes on two cores: Fashion-MNIST; ResNet-18 V2 at a quarter of its width, 5,000 train and 2,000 test images, 25 epochs."""
+"""Minutes on two cores: Fashion-MNIST; ResNet-18 V2 at a quarter of its width, 5,000 train and 2,000 test images,
+25 epochs, no batch norm, Glorot's uniform initialization."""
 
 PAPER = {
     "fcn3": Setting(
