@@ -30,6 +30,9 @@ RUN = Path("runs/layers/fcn-3x256-fashion-mnist-0")
 
 
 def main(repeats: int = 3) -> None:
+    if not RUN.is_dir():
+        print(f"{RUN} is not there: run `netopsy study layers --claims F1a` first")
+        return
     torch.set_num_threads(1)
     trajectory = Trajectory.from_folder(partial(fcn, inputs=(1, 28, 28), classes=10), RUN)
     model, data = trajectory.model(), standardize(fashion_mnist())
