@@ -67,23 +67,20 @@ def _seeded(recipe: Callable[..., FitConfig], epochs: int) -> Callable[[int], Fi
     return lambda seed: recipe(epochs=epochs, seed=seed)
 
 
+def _fcn_setting(name: str, depth: int, load: Callable[[], Dataset]) -> Setting:
+    return Setting(
+        name=f"fcn-{depth}x256-{name}",
+        data=lambda: standardize(load()),
+        factory=partial(_fcn, depth=depth),
+        config=_seeded(layers_fcn, 100),
+        sites="modules",
+        groups=fcn_groups,
+    )
+
+
 LAPTOP = {
-    "fcn3": Setting(
-        name="fcn-3x256-fashion-mnist",
-        data=lambda: standardize(fashion_mnist()),
-        factory=partial(_fcn, depth=3),
-        config=_seeded(layers_fcn, 100),
-        sites="modules",
-        groups=fcn_groups,
-    ),
-    "fcn5": Setting(
-        name="fcn-5x256-fashion-mnist",
-        data=lambda: standardize(fashion_mnist()),
-        factory=partial(_fcn, depth=5),
-        config=_seeded(layers_fcn, 100),
-        sites="modules",
-        groups=fcn_groups,
-    ),
+    "fcn3": _fcn_setting("fashion-mnist", 3, fashion_mnist),
+    "fcn5": _fcn_setting("fashion-mnist", 5, fashion_mnist),
     "resnet": Setting(
         name="resnet-18-fashion-mnist",
         data=lambda: standardize(subset(fashion_mnist(), train=5000, test=2000)),
@@ -97,22 +94,8 @@ LAPTOP = {
 25 epochs, no batch norm, Glorot's uniform initialization."""
 
 PAPER = {
-    "fcn3": Setting(
-        name="fcn-3x256-mnist",
-        data=lambda: standardize(mnist()),
-        factory=partial(_fcn, depth=3),
-        config=_seeded(layers_fcn, 100),
-        sites="modules",
-        groups=fcn_groups,
-    ),
-    "fcn5": Setting(
-        name="fcn-5x256-mnist",
-        data=lambda: standardize(mnist()),
-        factory=partial(_fcn, depth=5),
-        config=_seeded(layers_fcn, 100),
-        sites="modules",
-        groups=fcn_groups,
-    ),
+    "fcn3": _fcn_setting("mnist", 3, mnist),
+    "fcn5": _fcn_setting("mnist", 5, mnist),
     "resnet": Setting(
         name="resnet-50-cifar10",
         data=lambda: standardize(cifar10()),
