@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "netopsy"
 FLOORS = [
     {"_checks", "_random", "_typing"},
-    {"_storage"},
+    {"_storage", "_identity"},
     {"plots"},
     {"network"},
     {"engine"},
@@ -18,6 +18,7 @@ FLOORS = [
     {"store"},
     {"report"},
     {"studies"},
+    {"commands"},
     {"_cli_options"},
     {"cli", "__main__"},
 ]
