@@ -10,6 +10,10 @@ class NetopsyError(ValueError):
     """Input that netopsy cannot work with; the message says what was expected, what came and what to do."""
 
 
+class Diverged(NetopsyError):
+    """Training came to a loss or weights that are not finite."""
+
+
 def one_of(name: str, value: object, allowed: Collection[object]) -> None:
     """Refuse a value outside a small closed set.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -20,6 +21,10 @@ from netopsy._checks import NetopsyError
 
 SCHEMA = 1
 """Version of every file layout that netopsy writes; raised when an older reader would misread the file."""
+
+
+TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{16}$")
+"""Names of files that are being written."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -39,6 +44,13 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed left of files that it was writing; nobody may be writing there now."""
+    for path in folder.glob(".*"):
+        if TEMPORARY.search(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], **metadata: object) -> None:
