@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from netopsy._checks import NetopsyError, at_least, inside
 from netopsy._random import derive, generator
@@ -108,6 +109,23 @@ def standardize(dataset: Dataset, *, per_channel: bool = False) -> Dataset:
         mean=tuple((before[0] + before[1] * mean.flatten()).tolist()),
         std=tuple((before[1] * std.flatten()).tolist()),
     )
+
+
+def shrink(dataset: Dataset, factor: int) -> Dataset:
+    """Average each `factor` × `factor` square of pixels into one; rows and columns left over are cut off.
+
+    Raises:
+        NetopsyError: `factor` is below 1, or larger than an image.
+    """
+    at_least("factor", factor, 1)
+    size = min(dataset.train[0].shape[2:])
+    if factor > size:
+        raise NetopsyError(f"shrink of {dataset.name}: expected a factor of at most {size}; got {factor}")
+
+    def smaller(split: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return avg_pool2d(split[0], factor), split[1]
+
+    return replace(dataset, train=smaller(dataset.train), test=smaller(dataset.test))
 
 
 def subset(
