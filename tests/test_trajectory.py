@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
 from netopsy._storage import write_state
-from netopsy.network import states as states_module
+from netopsy.network import tensor_files
 from netopsy.network.addresses import named_state
 from netopsy.network.trajectory import Trajectory
 from tests.test_states import Net, net, save, state_of
@@ -218,8 +218,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(name)
             return self.inner.get_tensor(name)
 
-    states_open = states_module.safe_open
-    monkeypatch.setattr(states_module, "safe_open", Spy)
+    states_open = tensor_files.safe_open
+    monkeypatch.setattr(tensor_files, "safe_open", Spy)
     return names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,9 @@ from netopsy._checks import NetopsyError, near, shorten
 from netopsy._random import forked
 from netopsy._typing import Key, State
 from netopsy.network.addresses import canonical_names, named_state, unwrap
-from netopsy.network.states import SUFFIXES, StateFile, check_precision, check_state
+from netopsy.network.checkpoint_folders import find_checkpoints
+from netopsy.network.prefixes import fit_names
+from netopsy.network.states import StateFile, check_precision, check_state
 
 ModelOrFactory = nn.Module | Callable[[], nn.Module]
 
@@ -43,8 +44,12 @@ class Trajectory:
         if not self.states:
             raise NetopsyError("trajectory: expected at least one checkpoint; got none")
         check_precision(self._template)
+        fitted: dict[Key, State] = {}
         for key, state in self.states.items():
-            check_state(state, self._template, f"checkpoint {key!r}")
+            label = f"checkpoint {key!r}"
+            fitted[key] = fit_names(state, self._template, label)
+            check_state(fitted[key], self._template, label)
+        object.__setattr__(self, "states", fitted)
         if self.initial is None and 0 in self.states:
             object.__setattr__(self, "initial", 0)
         if self.initial is not None and self.initial not in self.states:
@@ -56,45 +61,48 @@ class Trajectory:
     def from_states(
         cls, source: ModelOrFactory, states: Mapping[Key, State | Path | str], *, initial: Key | None = None
     ) -> Trajectory:
-        """From a factory (or module) and states by key, in training order: mappings or paths of files."""
+        """From a factory (or module) and states by key, in training order.
+
+        A state is a mapping, the path of a file, or the path of a folder that holds one model (`save_pretrained`).
+        One saved from a module around the model, such as a LightningModule, may have a prefix before the model's
+        names.
+        """
         read = {key: StateFile(Path(s)) if isinstance(s, Path | str) else s for key, s in states.items()}
         return cls(source, read, initial)
 
     @classmethod
     def from_files(cls, source: ModelOrFactory, *, initial: Path | str, final: Path | str) -> Trajectory:
-        """From two files; their keys are `0` and `"final"`."""
+        """From two files, or folders with one model; their keys are `0` and `"final"`."""
         return cls.from_states(source, {0: Path(initial), "final": Path(final)})
 
     @classmethod
-    def from_folder(cls, source: ModelOrFactory, folder: Path | str) -> Trajectory:
-        """From a folder of checkpoint files, keyed by the last number in each name (`epoch_12.pt` is 12).
+    def from_folder(
+        cls, source: ModelOrFactory, folder: Path | str, *, initial: State | Path | str | None = None
+    ) -> Trajectory:
+        """From the folder of a training run: of netopsy, of the Hugging Face Trainer, of Lightning, or plain files.
 
-        A file without a number keeps its name as key (`initial` is checkpoint 0; the others come last, by name).
-        A run that `netopsy` wrote has its files in `checkpoints/`.
+        `network/checkpoint_folders.py` says which files are read under which keys: steps, where the run counted
+        them; the last number in a plain file's name (`epoch_12.pt` is 12). Neither the Trainer nor Lightning saves
+        the weights training started from.
+
+        Args:
+            source: the model's factory, or a module.
+            folder: of the run.
+            initial: the weights training started from, under key 0: a state, a file, or a folder with one model.
 
         Raises:
-            NetopsyError: when the folder is missing, holds no checkpoint, or two files have one key.
+            NetopsyError: when the folder is missing, holds no checkpoint or those of several runs, two files have one
+                key, or `initial` is given although the folder has a checkpoint 0.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise NetopsyError(f"trajectory: expected a folder of checkpoint files; {folder} is not a folder")
-        inner = folder / "checkpoints"
-        entries = sorted((inner if inner.is_dir() else folder).iterdir())
-        files = [entry for entry in entries if entry.suffix in SUFFIXES and entry.is_file()]
-        if not files:
-            raise NetopsyError(f"trajectory: {folder} holds no checkpoint file ({', '.join(SUFFIXES)})")
-        keyed: dict[Key, Path] = {}
-        for file in files:
-            numbers = re.findall(r"\d+", file.stem)
-            key: Key = int(numbers[-1]) if numbers else 0 if file.stem in ("init", "initial") else file.stem
-            if key in keyed:
-                raise NetopsyError(
-                    f"trajectory: {keyed[key].name} and {file.name} in {folder} both have the key {key!r}; "
-                    "name the files apart, or use Trajectory.from_states with keys of your own"
-                )
-            keyed[key] = file
-        order = sorted(keyed, key=lambda k: (isinstance(k, str), k if isinstance(k, int) else 0, str(k)))
-        return cls.from_states(source, {key: keyed[key] for key in order})
+        found: dict[Key, State | Path | str] = {**find_checkpoints(Path(folder))}
+        if initial is None:
+            return cls.from_states(source, found)
+        if 0 in found:
+            raise NetopsyError(
+                f"trajectory: initial: expected no checkpoint 0 in {folder}; it has {found[0]}; leave initial out, "
+                "or take that file away"
+            )
+        return cls.from_states(source, {0: initial, **found})
 
     @property
     def keys(self) -> tuple[Key, ...]:
