@@ -388,9 +388,10 @@ def test_it_is_refused(make: Callable[[], nn.Module], data: Any, options: dict[s
         run(make(), data, **options)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(NetopsyError, match="engine: expected one of 'auto', 'exported', 'eager'; got 'fast'"):
-        inspect.unwrap(evaluate)(linear(), (X, Y), [], engine="fast")
+        run(engine="fast")
 
 
 def test_a_later_batch_is_checked_too() -> None:

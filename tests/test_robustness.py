@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -404,6 +405,60 @@ def test_a_module_alone_is_re_randomized_and_untouched() -> None:
         with pytest.raises(KeyboardInterrupt):
             robustness(model, test, checkpoints=(), batch_size=8, progress=interrupt, engine=engine)  # type: ignore[arg-type]
         assert snapshot(model) == before
+
+
+class Breaks:
+    """A progress that interrupts at its n-th call."""
+
+    def __init__(self, call: int) -> None:
+        self.left = call
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 5, 6])  # the train split has four batches, the test split two
+@pytest.mark.parametrize("stop", ["exact", "verdict"])
+def test_a_probe_that_is_broken_off_goes_on(call: int, stop: Any, tmp_path: Path) -> None:
+    trajectory, train, test = trained("conv")
+    options: dict[str, Any] = {"checkpoints": "all", "draws": 1, "stop": stop, **EAGER}
+    data = {"train": train, "test": test}
+    folder = tmp_path / "going"
+    whole = robustness(trajectory, data, **options)
+    with pytest.raises(KeyboardInterrupt):
+        robustness(trajectory, data, progress=Breaks(call), resume=folder, **options)
+    assert len(list(folder.iterdir())) == 1 + (call > 4)
+    (folder / "notes.txt").touch()
+    told: list[int] = []
+    again = robustness(trajectory, data, progress=lambda done, _: told.append(done), resume=str(folder), **options)
+    pd.testing.assert_frame_equal(again.frame, whole.frame, check_exact=True)
+    pd.testing.assert_frame_equal(again.distances, whole.distances, check_exact=True)
+    assert timeless(again.provenance) == timeless(whole.provenance)
+    assert told[0] == (min(32 * call, 100) if call <= 4 else 100)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def timeless(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    splits = {name: {**part, "seconds": 0} for name, part in provenance["splits"].items()}
+    return {**provenance, "seconds": 0, "splits": splits}
+
+
+def test_a_folder_to_resume_from_is_removed_when_empty_and_is_of_this_probe(tmp_path: Path) -> None:
+    trajectory, train, test = trained("fcn")
+    folder = tmp_path / "going"
+    with pytest.raises(KeyboardInterrupt):
+        robustness(trajectory, train, progress=Breaks(2), resume=folder, **EAGER)
+    with pytest.raises(NetopsyError, match=r"other work has come: data, total differ.*delete .*robustness-0\.npz"):
+        robustness(trajectory, test, resume=folder, **EAGER)
+    with pytest.raises(NetopsyError, match="labels differ"):
+        robustness(trajectory, train, resume=folder, draws=2, **EAGER)
+    robustness(trajectory, train, resume=folder, **EAGER)
+    assert not folder.exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NetopsyError, match="expected a folder; it is a file; choose another path"):
+        robustness(trajectory, train, resume=tmp_path / "file", **EAGER)
 
 
 def split(logits: Tensor, targets: Tensor) -> Tensor:

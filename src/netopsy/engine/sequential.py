@@ -40,7 +40,8 @@ the excluded side: stopping early is safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
@@ -56,6 +57,7 @@ LOG_PRIOR = np.log(FRACTIONS**0.25 / (FRACTIONS**0.25).sum())
 """Somewhat more capital on large stakes: they decide early, where a factor in the capital costs most examples."""
 
 _START, _TOLERANCE, _STEPS, _TINY = 1e-9, 1e-6, 50, 1e-100
+_STATE = ("n", "low", "high", "counts", "shifts", "slopes")
 
 
 class ConfidenceSequence:
@@ -98,6 +100,25 @@ class ConfidenceSequence:
         self._high = np.full(rows, self.support[-1])
         self._counts, self._shifts = np.zeros((2, rows, len(self.support)))
         self._slopes = np.ones_like(self._shifts)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that `update` changes, by name: what `restored` takes."""
+        return {name: getattr(self, f"_{name}").copy() for name in _STATE}
+
+    def restored(self, arrays: Mapping[str, np.ndarray]) -> ConfidenceSequence:
+        """The sequence of the same arguments that gave these arrays; this one is unchanged.
+
+        Raises:
+            KeyError: when an array is missing.
+            ValueError: for an array of another shape or type.
+        """
+        other = copy.copy(self)
+        for name in _STATE:
+            mine, theirs = getattr(self, f"_{name}"), arrays[name]
+            if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+                raise ValueError(f"{name}: expected {mine.dtype} of shape {mine.shape}; got {theirs.shape}")
+            setattr(other, f"_{name}", theirs.copy())
+        return other
 
     @property
     def n(self) -> Int[np.ndarray, " rows"]:

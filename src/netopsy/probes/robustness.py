@@ -6,66 +6,30 @@ Zhang, Bengio, Singer: Are All Layers Created Equal? JMLR 23 (2022).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 from torch import nn
 
 from netopsy import __version__
-from netopsy._checks import NetopsyError, at_least, inside, one_of
-from netopsy._random import derive
+from netopsy._checks import NetopsyError
 from netopsy._typing import Key
-from netopsy.engine.calibrate import recompute_statistics
-from netopsy.engine.edits import FromCheckpoint, Redraw, Variant, edit_site
 from netopsy.engine.evaluate import evaluate
 from netopsy.engine.evaluation import Estimand, Evaluation, Stop, Stopping
 from netopsy.engine.execution import Engine
 from netopsy.engine.reducers import Metric
-from netopsy.engine.values import Values
-from netopsy.network.addresses import canonical_names, named_state, unwrap
-from netopsy.network.initialization import Redrawer
-from netopsy.network.sites import Site, SiteSpec, find_sites
+from netopsy.engine.saved import delete_saved
+from netopsy.network.sites import SiteSpec
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
-from netopsy.probes.arguments import (
-    Groups,
-    check_apart,
-    members,
-    read_checkpoints,
-    read_groups,
-    read_metrics,
-    read_splits,
-)
+from netopsy.probes.arguments import Groups, members
 from netopsy.probes.distances import checkpoint_distances
 from netopsy.probes.key_column import key_column
+from netopsy.probes.operations import MEASURED, BatchNorm, Operation, prepare
 from netopsy.probes.robustness_result import RobustnessResult
-
-MEASURED = ("delta_error", "delta_error_low", "delta_error_high", "n", "status")
-FULL_MODEL = "full model"
-"""The site of the whole network, loaded from a checkpoint."""
-
-COLUMNS = ("site", "operation", "checkpoint", "draw", "split", *MEASURED, "verdict")
-"""Of the result's table, but for those of the metrics."""
-
-BatchNorm = Literal["keep", "reset", "recompute"]
-
-
-@dataclass(frozen=True)
-class _Operation:
-    """One row of the result: what is done to which site."""
-
-    site: Site
-    name: Literal["re-initialize", "re-randomize"]
-    checkpoint: Key | None = None
-    draw: int | None = None
-
-    @property
-    def label(self) -> str:
-        """For messages."""
-        what = f"checkpoint {self.checkpoint!r}" if self.name == "re-initialize" else f"draw {self.draw}"
-        return f"{self.name} {self.site} ({what})"
 
 
 def robustness(
@@ -91,6 +55,7 @@ def robustness(
     task: Task | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int | None], object] | None = None,
+    resume: Path | str | None = None,
 ) -> RobustnessResult:
     """Reset each site of a trained network to a checkpoint, or draw it anew, and measure what that costs.
 
@@ -124,6 +89,10 @@ def robustness(
         task: how batches are read.
         batch_size: examples a batch.
         progress: called with the examples done and their total.
+        resume: a folder that holds how far the probe has come, a file for each split. Broken off and called again
+            with the same arguments, it goes on; a finished split is only looked at on its first batch, to see that
+            it is the same work. The result is that of a probe never broken off, bit for bit, but for its seconds. The
+            files are deleted at the end, and the folder with them when nothing else is in it.
 
     Returns:
         A result with a row for every site, operation, checkpoint or draw, and split.
@@ -133,56 +102,47 @@ def robustness(
     """
     started = time.perf_counter()
     rule = Stopping(rule=stop, precision=precision, tolerance=tolerance, confidence=confidence, estimand=estimand)
-    at_least("draws", draws, 0)
-    inside("critical", critical, 0, 1)
-    one_of("batch_norm", batch_norm, ("keep", "reset", "recompute"))
-    if batch_norm == "recompute" and calibration is None:
-        raise NetopsyError("batch_norm='recompute': needs calibration=, examples of the training set")
-    names = read_metrics(metrics, COLUMNS)
-    splits = read_splits(data)
-    keys = read_checkpoints(trajectory, checkpoints)
-    model = trajectory.model() if isinstance(trajectory, Trajectory) else unwrap(trajectory)
-    single = find_sites(model, sites)
-    joint = read_groups(model, single, groups)
-    check_apart([site.name for site in single + joint] + [FULL_MODEL] * full_model)
-    whole = (Site(FULL_MODEL, find_sites(model, {FULL_MODEL: "*"})[0].addresses),) if full_model else ()
-    operations = list(_operations(single + joint, whole, keys, draws))
-    if not operations:
-        raise NetopsyError("checkpoints=() and draws=0: nothing to measure; pass checkpoints, draws or both")
-    redrawer = Redrawer.of(trajectory)
-    if draws:
-        redrawer.check({address.name for site in single + joint for address in site.addresses})
-    variants = []
-    for operation in operations:
-        variant = _variant(operation, trajectory, redrawer, seed, batch_norm)
-        if batch_norm == "recompute" and operation.site.name != FULL_MODEL and not _is_no_op(model, variant):
-            variant = recompute_statistics(model, calibration, variant, task=task)
-        variants.append(variant)
-
-    rule = replace(rule, confidence=1 - (1 - confidence) / len(splits))
+    question = prepare(
+        trajectory,
+        data,
+        sites=sites,
+        checkpoints=checkpoints,
+        draws=draws,
+        groups=groups,
+        metrics=metrics,
+        rule=rule,
+        seed=seed,
+        critical=critical,
+        full_model=full_model,
+        batch_norm=batch_norm,
+        calibration=calibration,
+    ).calibrated(calibration, task)
+    files = {} if resume is None else _files(Path(resume), question.splits)
     frames, evaluations = [], {}
-    for split, part in splits.items():
+    for split, part in question.splits.items():
         evaluation = evaluate(
-            model,
+            question.model,
             part,
-            variants,
+            question.variants,
             task=task,
             metrics=metrics,
-            stop=rule,
+            stop=question.rule,
             seed=seed,
             engine=engine,
             batch_size=batch_size,
             progress=progress,
+            saved=files.get(split),
+            keep_saved=True,
         )
         evaluations[split] = evaluation
-        frames.append(_frame(split, operations, evaluation, names))
+        frames.append(_frame(split, question.operations, evaluation, question.names))
     for frame, evaluation in zip(frames, evaluations.values(), strict=True):
         frame["verdict"] = [_verdict(row, evaluation, tolerance, critical) for row in frame.to_dict("records")]
     joined = pd.concat(frames, ignore_index=True)
-    return RobustnessResult(
+    result = RobustnessResult(
         frame=_typed(joined),
-        distances=checkpoint_distances(trajectory, single + joint, keys),
-        groups={site.name: members(site, single) for site in joint},
+        distances=checkpoint_distances(trajectory, question.single + question.joint, question.keys),
+        groups={site.name: members(site, question.single) for site in question.joint},
         provenance={
             "probe": "robustness",
             "netopsy": __version__,
@@ -202,43 +162,26 @@ def robustness(
             "seconds": time.perf_counter() - started,
         },
     )
+    _remove(files.values())
+    return result
 
 
-def _operations(
-    sites: Sequence[Site], whole: Sequence[Site], keys: Sequence[Key], draws: int
-) -> Iterator[_Operation]:
-    for site in sites:
-        yield from (_Operation(site, "re-initialize", checkpoint=key) for key in keys)
-        yield from (_Operation(site, "re-randomize", draw=draw) for draw in range(draws))
-    for site in whole:
-        yield from (_Operation(site, "re-initialize", checkpoint=key) for key in keys)
+def _files(folder: Path, splits: Iterable[str]) -> dict[str, Path]:
+    """A file for each split; refuses what is not a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise NetopsyError(f"resume={str(folder)!r}: expected a folder; it is a file; choose another path")
+    return {split: folder / f"robustness-{number}.npz" for number, split in enumerate(splits)}
 
 
-def _variant(
-    operation: _Operation,
-    trajectory: Trajectory | nn.Module,
-    redrawer: Redrawer,
-    seed: int,
-    batch_norm: BatchNorm,
-) -> Variant:
-    # the full model is the network as it was, its statistics included
-    buffers = batch_norm == "reset" or operation.site.name == FULL_MODEL
-    if operation.name == "re-initialize":
-        assert isinstance(trajectory, Trajectory)
-        assert operation.checkpoint is not None
-        return edit_site(
-            operation.label, operation.site, FromCheckpoint(trajectory, operation.checkpoint), buffers=buffers
-        )
-    # one draw is one network: all its sites come from the same seed
-    rule = Redraw(redrawer, derive(seed, "draw", operation.draw))
-    return edit_site(operation.label, operation.site, rule, buffers=buffers)
+def _remove(files: Iterable[Path]) -> None:
+    """Delete the files, then the folder if nothing else is in it."""
+    for path in files:
+        delete_saved(path)
+        with suppress(OSError):  # other files are in it
+            path.parent.rmdir()
 
 
-def _is_no_op(model: nn.Module, variant: Variant) -> bool:
-    return Values(named_state(model), canonical_names(model), (variant,)).is_no_op(0)
-
-
-def _frame(split: str, operations: Sequence[_Operation], evaluation: Evaluation, metrics: list[str]) -> pd.DataFrame:
+def _frame(split: str, operations: Sequence[Operation], evaluation: Evaluation, metrics: list[str]) -> pd.DataFrame:
     head = pd.DataFrame(
         {
             "site": [None, *(operation.site.name for operation in operations)],
