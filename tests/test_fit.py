@@ -298,7 +298,8 @@ def test_a_folder_holds_what_memory_would(tmp_path: Path) -> None:
     ]  # fmt: skip
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["keys"], manifest["finished"]) == ([0, 1, 3], True)
-    assert FitConfig(**{**manifest["config"], "lr_drops": (2,), "keep": (1,)}) == config
+    tuples = {"lr_drops": (2,), "keep": (1,), "frozen": (), "removed": ()}
+    assert FitConfig(**{**manifest["config"], **tuples}) == config
     assert manifest["data"] == fingerprint(*given)
     assert manifest["model"].endswith("test_fit.Noisy")
     assert manifest["versions"]["torch"] == torch.__version__

@@ -65,6 +65,15 @@ def test_the_demo_keeps_every_epoch() -> None:
         ({"lr_drops": (4, 4)}, r"lr_drops: expected ascending epochs .* got \(4, 4\)"),
         ({"keep": (3, 11, -1)}, "keep: expected epochs from 0 to 10; got also 11, -1"),
         ({"keep": "some"}, "keep: expected 'all' or epochs; got 'some'"),
+        ({"frozen": "hidden.0"}, r"frozen: expected a tuple of names or globs, .*; got 'hidden.0'"),
+        ({"removed": ("",)}, r"removed: expected a tuple of names or globs, .*; got \('',\)"),
+        ({"validation_share": 1.0}, r"validation_share: expected a number in \[0, 1\); got 1.0"),
+        ({"patience": 0}, "patience: expected an integer >= 1; got 0"),
+        ({"monitor": "loss"}, "monitor: expected one of 'validation_loss', 'validation_error'; got 'loss'"),
+        ({"target_loss": -0.1}, r"target_loss: expected a number in \[0, inf\); got -0.1"),
+        ({"target_error": 1.1}, r"target_error: expected a number in \[0, 1\]; got 1.1"),
+        ({"patience": 3, "target_loss": 0.1}, "patience: expected None with target_loss or target_error: .* got 3"),
+        ({"patience": 3, "target_error": 0.1}, "patience: expected None with target_loss or target_error"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -23,8 +23,8 @@ SCHEMA = 1
 """Version of every file layout that netopsy writes; raised when an older reader would misread the file."""
 
 
-TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{16}$")
-"""Names of files that are being written."""
+TEMPORARY = re.compile(r"^\.(.+\.[0-9a-f]{16}|tmp\w{6})$")
+"""Names of files that are being written, by us or, inside ours, by safetensors."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

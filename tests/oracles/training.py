@@ -90,3 +90,27 @@ def crops(image: np.ndarray, pad: int) -> Iterator[tuple[tuple[int, int, bool], 
                             if 0 <= row < height and 0 <= column < width:
                                 out[c, i, width - 1 - j if flip else j] = image[c, row, column]
                 yield (top, left, flip), out
+
+
+def mean_loss_and_error(
+    weight: np.ndarray, bias: np.ndarray, inputs: np.ndarray, labels: np.ndarray
+) -> tuple[float, float]:
+    """Mean cross-entropy of logits Wx + b, and the share of examples whose largest logit is another class's."""
+    loss, wrong = 0.0, 0
+    for x, y in zip(inputs, labels, strict=True):
+        logits = [sum(w * v for w, v in zip(row, x, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+        loss += math.log(sum(math.exp(z) for z in logits)) - logits[y]
+        wrong += max(range(len(logits)), key=lambda c: logits[c]) != y
+    return loss / len(inputs), wrong / len(inputs)
+
+
+def early_stopping(values: Sequence[float], patience: int) -> tuple[int, int]:
+    """(best epoch, last epoch), from 1, of a run that would see these values: a plain counter of epochs in vain."""
+    lowest, best, vain = math.inf, 1, 0
+    for epoch, value in enumerate(values, start=1):
+        vain += 1
+        if epoch == 1 or value < lowest:
+            lowest, best, vain = (value if math.isfinite(value) else math.inf), epoch, 0
+        if vain == patience:
+            return best, epoch
+    return best, len(values)

@@ -28,9 +28,22 @@ class FitConfig:
         seed: decides the initial weights, the order of the data, augmentation, label noise and what the model draws
             in training (dropout), each by a generator of its own.
         keep: epochs whose checkpoints are kept, or "all"; 0 (before any step) and the last one always are.
+        frozen: parts of the model that training leaves at their initial values, as `network.sites.find_sites` takes
+            them; see `removal.freeze`.
+        removed: modules replaced by the identity before training, by name or glob; see `removal.remove`. All others
+            start from the weights that they have in the full network with the same seed.
+        validation_share: share of every class of the train data that is held out, drawn by the seed, as validation
+            data; label noise does not reach it.
+        patience: epochs without a new best `monitor` after which training stops; None trains all epochs. With it the
+            trajectory ends at the best epoch, whether training stopped before `epochs` or not. Needs validation data.
+        monitor: what patience looks at: "validation_loss" or "validation_error"; the lowest is best, of equals the
+            first.
+        target_loss: training stops after the first epoch at which the mean cross-entropy on the train split, in nats,
+            in eval mode, without augmentation, with the labels that are trained on, is at most this. None: no target.
+        target_error: the same for the share of errors; with both, both must hold.
 
     Raises:
-        NetopsyError: a value is out of its range.
+        NetopsyError: a value is out of its range; or both patience and a target are given.
     """
 
     epochs: int
@@ -46,6 +59,13 @@ class FitConfig:
     label_noise: float = 0.0
     seed: int = 0
     keep: tuple[int, ...] | Literal["all"] = "all"
+    frozen: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    validation_share: float = 0.0
+    patience: int | None = None
+    monitor: Literal["validation_loss", "validation_error"] = "validation_loss"
+    target_loss: float | None = None
+    target_error: float | None = None
 
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
@@ -69,6 +89,22 @@ class FitConfig:
                 raise NetopsyError(f"keep: expected 'all' or epochs; got {self.keep!r}")
         elif late := [epoch for epoch in self.keep if not 0 <= epoch <= self.epochs]:
             raise NetopsyError(f"keep: expected epochs from 0 to {self.epochs}; got also {shorten(late)}")
+        for field, names in (("frozen", self.frozen), ("removed", self.removed)):
+            if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
+                raise NetopsyError(f"{field}: expected a tuple of names or globs, as ('stage1.*',); got {names!r}")
+        inside("validation_share", self.validation_share, 0.0, 1.0, open_high=True)
+        if self.patience is not None:
+            at_least("patience", self.patience, 1)
+        one_of("monitor", self.monitor, ("validation_loss", "validation_error"))
+        if self.target_loss is not None:
+            inside("target_loss", self.target_loss, 0.0, float("inf"), open_high=True)
+        if self.target_error is not None:
+            inside("target_error", self.target_error, 0.0, 1.0)
+        if self.patience is not None and self.has_target:
+            raise NetopsyError(
+                "patience: expected None with target_loss or target_error: one ends the trajectory at the best "
+                f"epoch, the other at the first good enough; got {self.patience}; choose one"
+            )
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 1.
@@ -80,8 +116,13 @@ class FitConfig:
         return self.lr * self.lr_factor ** sum(epoch > drop for drop in self.lr_drops)
 
     @property
+    def has_target(self) -> bool:
+        """Whether training stops once the train split is fitted."""
+        return self.target_loss is not None or self.target_error is not None
+
+    @property
     def keys(self) -> tuple[int, ...]:
-        """Epochs whose checkpoints are kept, ascending.
+        """Epochs whose checkpoints are kept if training takes all epochs, ascending; if not, also the last one is.
 
         >>> FitConfig(epochs=5, lr=0.1, keep=(2,)).keys
         (0, 2, 5)

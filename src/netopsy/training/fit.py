@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from netopsy._checks import NetopsyError
-from netopsy._random import derive, forked, generator
-from netopsy._typing import State
-from netopsy.data.dataset import corrupt_labels, fingerprint
-from netopsy.training.augment import pad_crop_flip
+from netopsy._checks import Diverged, NetopsyError
+from netopsy._random import derive, forked
+from netopsy._storage import read_table
+from netopsy._typing import Key, State
+from netopsy.data.dataset import corrupt_labels
+from netopsy.network.trajectory import Trajectory
+from netopsy.training import inputs, removal
+from netopsy.training import resume as resuming
 from netopsy.training.config import FitConfig
-from netopsy.training.run_folder import RunFolder, prepare
-
-Row = dict[str, int | float]
-"""One epoch's line of the history."""
+from netopsy.training.epoch import Row, make_optimizer, mean_loss_and_error, train_epoch
+from netopsy.training.run_folder import RunFolder, check_start, find_run, prepare
+from netopsy.training.stopping import Stopped, best_epoch, why_stop
+from netopsy.training.writer import Writer
 
 Progress = Callable[[int, int, Row], object]
 """Called after every epoch with its number (from 1), the number of epochs and its row of the history."""
-
-EVALUATION_BATCH = 1000  # fixed, so that a validation error does not depend on the training batch size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,24 +38,34 @@ class FitResult:
 
     Attributes:
         states: checkpoints by epoch, ascending; 0 is the initial state. A state dict on the CPU, or, for a run with
-            a folder, the safetensors file that holds it.
-        history: a row an epoch, from 1: `epoch`, `lr`, `train_loss` and `train_error` (means over the epoch's
-            examples, each under the weights that it met in training mode), with validation data `validation_loss`
-            and `validation_error` (after the epoch, in eval mode), and `seconds` (of training alone). Losses are
-            cross-entropies in nats, errors shares of wrong examples.
+            a folder, the safetensors file that holds it. With patience the last one is the best epoch's.
+        history: a row an epoch, from 1, those after the best one included: `epoch`, `lr`, `train_loss` and
+            `train_error` (means over the epoch's examples, each under the weights that it met in training mode), with
+            a target `fitted_loss` and `fitted_error` (of the train split after the epoch, in eval mode, without
+            augmentation), with validation data `validation_loss` and `validation_error` (after the epoch, in eval
+            mode), and `seconds` (of training alone). Losses are cross-entropies in nats, errors shares of wrong
+            examples.
         config: of the run.
-        factory: that made the model.
+        factory: makes the network that was trained: the one given, without the removed modules.
+        stopped: why training ended: "epochs" (all are done), "patience" or "target".
     """
 
     states: Mapping[int, State | Path] = field(repr=False)
     history: pd.DataFrame = field(repr=False)
     config: FitConfig
     factory: Callable[[], nn.Module]
+    stopped: Stopped
 
     @property
     def seed(self) -> int:
         """The run's seed."""
         return self.config.seed
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The checkpoints, for probes; read from the folder, where there is one, as they are needed."""
+        states: dict[Key, State | Path | str] = dict(self.states.items())
+        return Trajectory.from_states(self.factory, states)
 
 
 def fit(
@@ -63,17 +75,24 @@ def fit(
     *,
     folder: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     validation: tuple[Tensor, Tensor] | None = None,
+    about: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
     """Train a classifier with cross-entropy; the same arguments give the same bits on the same machine.
 
-    The model is trained on the device that the factory puts it on; parameters that do not require a gradient stay
-    as they are. The process's own random generators are left as they were.
+    The same bits also need the same number of threads (`torch.get_num_threads`) and version of torch: how a sum is
+    split decides how it is rounded. The model is trained on the device that the factory puts it on; parameters that
+    do not require a gradient stay as they are. The process's own random generators are left as they were.
 
-    With a folder, every kept checkpoint is on disk as soon as its epoch ends: `checkpoints/<epoch>.safetensors`,
-    beside them `history.parquet` and `manifest.json` (config, model, versions, the data's fingerprint, the keys
-    written so far, and whether the run finished). What is written stays after an error or an interruption.
+    With a folder, kept checkpoints are written as their epochs end, while training goes on:
+    `checkpoints/<epoch>.safetensors`, beside them `history.parquet` and `manifest.json` (config, model, factory,
+    versions, the data's fingerprint, the keys written so far, whether the run finished and why it stopped). What is
+    written stays after an error or an interruption; `resume.safetensors` is what the run can then go on from, a few
+    seconds (`resume.SECONDS`) or an epoch older than the interruption. A resumed run gives the bits of one that was
+    never interrupted, except `seconds`, if its model keeps everything that changes in training in parameters and
+    buffers.
 
     Args:
         factory: makes the model with its initial weights; called once, with all global generators seeded.
@@ -81,172 +100,155 @@ def fit(
         config: how to train.
         folder: where to write; None keeps the states in memory.
         overwrite: allow a folder that has files in it; an older run's are replaced.
-        validation: inputs and labels that the history reports on after every epoch; they never affect training.
+        resume: go on with the run in the folder: one that has not begun is begun, an unfinished one goes on, a
+            finished one is returned without training. `progress` hears of the epochs that are trained now.
+        validation: inputs and labels that the history reports on after every epoch. They affect training only
+            through `config.patience`.
+        about: goes into the manifest; JSON. A resumed run that is given None keeps what it was begun with.
         progress: see `Progress`.
 
     Raises:
-        NetopsyError: data, model or folder are not as above; or a loss or weight is no longer finite.
+        NetopsyError: data, model or folder are not as above; or, to resume, the folder holds another run.
+        Diverged: a loss or weight is no longer finite.
     """
-    images, labels = data
-    _check_data("data", images, labels)
-    if validation is not None:
-        _check_data("validation", *validation)
-    if config.augment != "none" and images.ndim != 4:
+    if resume and (folder is None or overwrite):
         raise NetopsyError(
-            f"augment={config.augment!r}: expected images of shape (n, c, h, w); got {tuple(images.shape)}; "
-            "reshape them or pass augment='none'"
+            "resume=True: expected a folder, and overwrite=False, which would begin anew; got "
+            f"folder={folder!r}, overwrite={overwrite}; pass one of the two"
         )
-    with forked(derive(config.seed, "init")):
-        model = factory()
-        _check_model(model, images, max(int(split[1].max()) for split in (data, validation) if split))
+    inputs.check_inputs(data, validation, config)
+    inputs.check_about(about)
+    (images, labels), held = data, validation
+    if config.validation_share:
+        (images, labels), held = inputs.hold_out(data, config.validation_share, config.seed)
+    model, trained = _build(factory, data, held, config)
     if config.label_noise:
-        labels = corrupt_labels(labels, config.label_noise, int(labels.max()) + 1, derive(config.seed, "labels"))
-    run = None
+        labels = corrupt_labels(labels, config.label_noise, int(data[1].max()) + 1, derive(config.seed, "labels"))
+    run, manifest = None, None
     if folder is not None:
-        origin = {
-            "config": asdict(config),
-            "model": f"{type(model).__module__}.{type(model).__qualname__}",
-            "data": fingerprint(*data),  # as given, before any label noise
-        }
-        run = RunFolder(path=prepare(Path(folder), config.keys, overwrite=overwrite), origin=origin)
-    optimizer = _optimizer(model, config)
+        origin = inputs.describe(factory, model, data, validation, config, about)
+        run, manifest = _open(Path(folder), origin, model, config, overwrite=overwrite, resume=resume)
+    if run is not None and manifest is not None and manifest["finished"]:
+        run.tidy(manifest["keys"], finished=True)
+        return FitResult(
+            states=run.states(manifest["keys"]),
+            history=read_table(run.path / "history.parquet"),
+            config=config,
+            factory=trained,
+            stopped=manifest.get("stopped") or "epochs",
+        )
+    optimizer = make_optimizer(model, config)
     states: dict[int, State | Path] = {}
     rows: list[Row] = []
+    best: State | None = None
+    stopped: Stopped | None = None
+    if run is not None and manifest is not None:
+        snapshot = resuming.read(run.resume_file)
+        resuming.put(model, optimizer, snapshot)
+        rows, best = list(snapshot.rows), snapshot.best
+        states = dict(run.states(key for key in config.keys if key <= len(rows)))
+        run.write({}, _history(rows), states)
+        run.tidy(states, finished=False)
+    with Writer() as writer:
 
-    def keep(epoch: int) -> None:
-        state = model.state_dict()
-        states[epoch] = _copied(state) if run is None else run.keep(epoch, state)
+        def keep(epoch: int, state: State, why: Stopped | None = None) -> None:
+            if run is None:
+                states[epoch] = state
+            else:
+                keys = (*states, epoch)
+                writer.submit(functools.partial(run.write, {epoch: state}, _history(rows), keys, why))
+                states[epoch] = run.checkpoint(epoch)
 
-    def log() -> None:
-        if run is not None:
-            run.log(_history(rows), states, finished=config.epochs in states)
-
-    try:
-        keep(0)
-        log()
-        for epoch in range(1, config.epochs + 1):
-            row = _train_epoch(model, optimizer, images, labels, config, epoch)
-            if validation is not None:
-                row["validation_loss"], row["validation_error"] = _evaluate(model, *validation)
-            rows.append(row)
-            _check_finite(model, row)
-            if epoch in config.keys:
-                keep(epoch)
-                log()
-            if progress is not None:
-                progress(epoch, config.epochs, row)
-    except BaseException:
-        log()
-        raise
-    return FitResult(states=states, history=_history(rows), config=config, factory=factory)
-
-
-def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: FitConfig, epoch: int
-) -> Row:
-    """One pass in random order. Every epoch has its own seeds, so that none depends on those before."""
-    started = time.perf_counter()
-    device, lr = _device(model), config.lr_at(epoch)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    order = torch.randperm(len(images), generator=generator(derive(config.seed, "order", epoch)))
-    source = generator(derive(config.seed, "augment", epoch))
-    losses, errors, sizes = [], [], []
-    model.train()
-    with forked(derive(config.seed, "epoch", epoch)):
-        for batch in torch.split(order.to(images.device), config.batch_size):
-            inputs, targets = images[batch].to(device), labels[batch].to(device)
-            if config.augment == "pad-crop-flip":
-                inputs = pad_crop_flip(inputs, config.pad, source)
-            logits = model(inputs)
-            loss = cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(loss.detach())
-            errors.append((logits.detach().argmax(1) != targets).sum())
-            sizes.append(len(batch))
-    # Collected on the device and read once: reading every loss would wait for every step.
-    total = torch.stack(losses).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)
-    return {
-        "epoch": epoch,
-        "lr": lr,
-        "train_loss": total.item() / len(images),
-        "train_error": int(torch.stack(errors).sum()) / len(images),
-        "seconds": time.perf_counter() - started,
-    }
+        try:
+            if not states:
+                keep(0, _copied(model))
+            written = time.monotonic()
+            while stopped is None:
+                epoch = len(rows) + 1
+                row = train_epoch(model, optimizer, images, labels, config, epoch)
+                if config.has_target:
+                    row["fitted_loss"], row["fitted_error"] = mean_loss_and_error(model, images, labels)
+                if held is not None:
+                    row["validation_loss"], row["validation_error"] = mean_loss_and_error(model, *held)
+                rows.append(row)
+                _check_finite(model, row)
+                if config.patience is not None and best_epoch(rows, config.monitor) == epoch:
+                    best = _copied(model)
+                why = why_stop(rows, config)
+                if why is not None:
+                    last = epoch if best is None else best_epoch(rows, config.monitor)
+                    states = {key: state for key, state in states.items() if key < last}
+                    keep(last, _copied(model) if best is None else best, why)
+                    if run is not None:
+                        writer.submit(functools.partial(run.tidy, tuple(states), finished=True))
+                    stopped = why  # not before: an interrupted run must not be called finished without its last state
+                elif epoch in config.keys:
+                    keep(epoch, _copied(model))
+                if run is not None and stopped is None and time.monotonic() - written >= resuming.SECONDS:
+                    snapshot = resuming.take(model, optimizer, rows, best)
+                    writer.submit(functools.partial(resuming.write, run.resume_file, snapshot))
+                    written = time.monotonic()
+                if progress is not None:
+                    progress(epoch, config.epochs, row)
+        except BaseException:
+            if run is not None:
+                with suppress(Exception):  # an error of this write must not hide the one that is on its way
+                    writer.submit(functools.partial(run.write, {}, _history(rows), tuple(states), stopped))
+            raise
+    return FitResult(states=states, history=_history(rows), config=config, factory=trained, stopped=stopped)
 
 
-@torch.no_grad()
-def _evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean loss and share of errors in eval mode."""
-    device, loss, errors = _device(model), 0.0, 0
-    model.eval()
-    for inputs, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
-        logits, wanted = model(inputs.to(device)), targets.to(device)
-        loss += cross_entropy(logits, wanted, reduction="sum").item()
-        errors += int((logits.argmax(1) != wanted).sum())
-    return loss / len(images), errors / len(images)
+def _build(
+    factory: Callable[[], nn.Module], data: inputs.Split, held: inputs.Split | None, config: FitConfig
+) -> tuple[nn.Module, Callable[[], nn.Module]]:
+    """The model to train, checked on the data; the factory of such models."""
+    images = data[0]
+    top = max(int(split[1].max()) for split in (data, held) if split)
+    with forked(derive(config.seed, "init")):
+        model = factory()
+        inputs.check_trainable(model)
+        if config.removed:
+            names = removal.remove(model, config.removed, images[:2])
+            factory = functools.partial(removal.without, factory, names)
+        inputs.check_logits(model, images, top)
+    removal.freeze(model, config.frozen)
+    return model, factory
 
 
-def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    parameters, decay = model.parameters(), config.weight_decay
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, config.lr, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
-    return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
+def _open(
+    path: Path, origin: Mapping[str, Any], model: nn.Module, config: FitConfig, *, overwrite: bool, resume: bool
+) -> tuple[RunFolder, Mapping[str, Any] | None]:
+    """The run's folder; the manifest of a run to go on with, or that has finished."""
+    manifest = find_run(path, origin) if resume else None
+    run = RunFolder(path=path, origin=origin)
+    if manifest is not None:
+        if origin["about"] is None:
+            run = RunFolder(path=path, origin={**origin, "about": manifest.get("about")})
+        if run.checkpoint(0).is_file():
+            check_start(run.checkpoint(0), model.state_dict())
+        if manifest["finished"] or run.resume_file.is_file():
+            return run, manifest
+    early = config.patience is not None or config.has_target  # its trajectory may end at any epoch
+    prepare(path, range(config.epochs + 1) if early else config.keys, overwrite=overwrite or resume)
+    return run, None
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _copied(model: nn.Module) -> State:
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
 
 
-def _copied(state: State) -> State:
-    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
-
-
-def _history(rows: list[Row]) -> pd.DataFrame:
-    columns = ["epoch", "lr", "train_loss", "train_error", "validation_loss", "validation_error", "seconds"]
-    return pd.DataFrame(rows, columns=[name for name in columns if not rows or name in rows[0]])
-
-
-def _check_data(name: str, images: Tensor, labels: Tensor) -> None:
-    if labels.dtype != torch.int64 or labels.ndim != 1 or len(labels) != len(images) or not len(labels):
-        raise NetopsyError(
-            f"{name}: expected inputs (n, …) and as many int64 labels (n,), at least one; "
-            f"got {tuple(images.shape)} and {labels.dtype} {tuple(labels.shape)}"
-        )
-    if int(labels.min()) < 0:
-        raise NetopsyError(
-            f"{name}: expected labels counted from 0; got {int(labels.min())}; number the classes anew"
-        )
-    if images.is_floating_point() and not bool(images.isfinite().all()):
-        raise NetopsyError(f"{name}: expected finite inputs; got NaN or infinity; clean them first")
-
-
-def _check_model(model: nn.Module, images: Tensor, top: int) -> None:
-    """Refuse a model that cannot be trained on these data; one forward pass in eval mode, which changes nothing."""
-    if not isinstance(model, nn.Module):
-        raise NetopsyError(
-            f"factory: expected a function that returns a torch.nn.Module; it returned {type(model).__name__}"
-        )
-    if not any(value.requires_grad for value in model.parameters()):
-        raise NetopsyError(
-            "factory: expected a model with a parameter that requires a gradient; it has none to train"
-        )
-    with torch.no_grad():
-        logits = model.eval()(images[:2].to(_device(model)))
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] <= top:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise NetopsyError(
-            f"factory: expected a model that returns logits (n, classes) with classes > {top}, the largest label; "
-            f"got {came} for {len(images[:2])} inputs; give it as many outputs as there are classes"
-        )
+def _history(rows: Sequence[Row]) -> pd.DataFrame:
+    columns = [
+        "epoch", "lr", "train_loss", "train_error", "fitted_loss", "fitted_error", "validation_loss",
+        "validation_error", "seconds",
+    ]  # fmt: skip
+    return pd.DataFrame(list(rows), columns=[name for name in columns if not rows or name in rows[0]])
 
 
 def _check_finite(model: nn.Module, row: Row) -> None:
     finite = math.isfinite(row["train_loss"]) and all(bool(value.isfinite().all()) for value in model.parameters())
     if not finite:
-        raise NetopsyError(
+        raise Diverged(
             f"epoch {row['epoch']}: expected a finite loss and finite weights; got a mean train loss of "
             f"{row['train_loss']:g}: training diverged; lower the lr (it was {row['lr']:g})"
         )

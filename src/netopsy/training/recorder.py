@@ -233,8 +233,6 @@ def _prepare(path: Path, *, resume: bool, overwrite: bool) -> list[int]:
             "origin; delete them or choose another path"
         )
     sweep_temporaries(path / "checkpoints")
-    for rest in path.glob("checkpoints/.tmp??????"):  # what safetensors was writing when its process was killed
-        rest.unlink()
     return sorted(int(file.stem) for file in found) if resume else []
 
 
