@@ -23,7 +23,8 @@ import netopsy.training.recorder as module
 from netopsy._checks import NetopsyError
 from netopsy._storage import write_json, write_state
 from netopsy.network.trajectory import Trajectory
-from netopsy.training.recorder import PeriodicRecorder, Recorder
+from netopsy.training.periodic import PeriodicRecorder
+from netopsy.training.recorder import Recorder
 
 
 def network(seed: int = 0) -> nn.Module:

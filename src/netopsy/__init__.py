@@ -6,15 +6,41 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "FitConfig": "netopsy.training.config",
+    "LightningRecorder": "netopsy.training.lightning_recorder",
+    "NetopsyError": "netopsy._checks",
+    "Recorder": "netopsy.training.recorder",
+    "RobustnessResult": "netopsy.probes.robustness_result",
+    "Sweep": "netopsy.store.sweep",
     "Task": "netopsy.network.task",
     "Trajectory": "netopsy.network.trajectory",
-    "NetopsyError": "netopsy._checks",
+    "TransformersRecorder": "netopsy.training.transformers_recorder",
     "evaluate": "netopsy.engine.evaluate",
+    "fit": "netopsy.training.fit",
+    "load_results": "netopsy.store.results",
+    "plan": "netopsy.probes.plan",
     "robustness": "netopsy.probes.robustness",
-    "RobustnessResult": "netopsy.probes.robustness",
+    "run_sweep": "netopsy.store.sweep",
 }
 
-__all__ = ["NetopsyError", "RobustnessResult", "Task", "Trajectory", "__version__", "evaluate", "robustness"]
+__all__ = [
+    "FitConfig",
+    "LightningRecorder",
+    "NetopsyError",
+    "Recorder",
+    "RobustnessResult",
+    "Sweep",
+    "Task",
+    "Trajectory",
+    "TransformersRecorder",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load_results",
+    "plan",
+    "robustness",
+    "run_sweep",
+]
 __version__ = "0.1.0"
 
 

@@ -120,9 +120,9 @@ def try_out(
         else:  # no matrix product or convolution to count
             share = times[-1] / (base / count * size * (run.count + 1))
         values = run.execution.values
-        kept = sum(value.nbytes for value in {id(v): v for v in values._kept.values()}.values())
+        kept = sum(value.nbytes for value in {id(v): v for v in values.kept.values()}.values())
         names = {
-            row: tuple(n for n in values.edits(row) if (row, n) not in values._kept) for row in run.asked.tolist()
+            row: tuple(n for n in values.edits(row) if (row, n) not in values.kept) for row in run.asked.tolist()
         }
         return Trial(
             engine=run.execution.used,

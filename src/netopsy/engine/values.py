@@ -23,12 +23,13 @@ class Values:
         state: the model's own values under first names.
         canonical: every name -> first name.
         variants: what is asked about, by row.
+        kept: (row, first name) -> an edited value that is worth its memory.
     """
 
     state: Mapping[str, Tensor]
     canonical: Mapping[str, str]
     variants: Sequence[Variant]
-    _kept: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
+    kept: dict[tuple[int, str], Tensor] = field(default_factory=dict, repr=False)
     _room: list[int] = field(default_factory=lambda: [KEPT_BYTES], repr=False)
 
     def edits(self, row: int) -> dict[str, list[Edit]]:
@@ -53,11 +54,11 @@ class Values:
 
     def get(self, row: int, name: str) -> Tensor:
         """The edited value of one parameter or buffer."""
-        if (row, name) in self._kept:
-            return self._kept[row, name]
+        if (row, name) in self.kept:
+            return self.kept[row, name]
         value = apply_edits(self.variants[row].label, self.state[name], self.edits(row)[name])
         if value.nbytes <= self._room[0]:
-            self._kept[row, name] = value
+            self.kept[row, name] = value
             self._room[0] -= value.nbytes
         return value
 

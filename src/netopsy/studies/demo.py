@@ -15,7 +15,6 @@ from netopsy.data.digits import digits
 from netopsy.data.idx import fashion_mnist
 from netopsy.models.fcn import fcn
 from netopsy.network.groups import fcn_groups
-from netopsy.network.trajectory import Trajectory
 from netopsy.plots.style import save
 from netopsy.probes.robustness import robustness
 from netopsy.probes.robustness_result import RobustnessResult
@@ -75,7 +74,7 @@ def run(
     factory = partial(fcn, inputs=inputs, classes=dataset.classes, depth=3, width=256)
     run_folder = folder / "run"
     _clear(run_folder)
-    fit(
+    run = fit(
         factory,
         dataset.train,
         config,
@@ -84,9 +83,8 @@ def run(
         validation=dataset.test,
         progress=lambda epoch, total, row: training(epoch, total),
     )
-    trajectory = Trajectory.from_folder(factory, run_folder)
     result = robustness(
-        trajectory,
+        run.trajectory,
         {"test": dataset.test},
         checkpoints="all",
         draws=5,

@@ -11,9 +11,18 @@ from netopsy.plots.depth import depth_profile
 from netopsy.plots.heatmap import heatmap
 from netopsy.plots.style import save
 from netopsy.probes.robustness_result import RobustnessResult
+from netopsy.studies.layers import Study
+from netopsy.studies.layers_sweep_pictures import draw_f2, draw_t1
 
 
-def draw(results: Mapping[str, Sequence[RobustnessResult]], folder: Path) -> list[Path]:
+def draw(study: Study, folder: Path) -> list[Path]:
+    """Write the pictures of whatever was run."""
+    written = draw_single(study.results, folder)
+    drawn = {"F2": draw_f2, "T1": draw_t1}
+    return written + [drawn[claim](table, folder / f"{claim}.png") for claim, table in study.tables.items()]
+
+
+def draw_single(results: Mapping[str, Sequence[RobustnessResult]], folder: Path) -> list[Path]:
     """Write each setting's heatmap (single sites, and with each joint group's members marked) and depth profile."""
     written = []
     for setting, runs in results.items():

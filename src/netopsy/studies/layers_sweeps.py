@@ -19,7 +19,6 @@ from netopsy.models.fcn import fcn
 from netopsy.models.resnet import resnet
 from netopsy.network.groups import residual_groups
 from netopsy.network.sites import find_sites
-from netopsy.network.trajectory import Trajectory
 from netopsy.probes.robustness import robustness
 from netopsy.store.axes import grid
 from netopsy.store.runs import trained
@@ -91,8 +90,7 @@ def measure_width(config: Width, runs: Path) -> pd.DataFrame:
     factory = partial(fcn, inputs=shape, classes=data.classes, depth=config.depth, width=config.width)
     recipe = replace(layers_fcn(epochs=config.epochs, seed=config.seed), keep=(0,))
     run = trained(factory, data.train, recipe, catalogue=runs)
-    trajectory = Trajectory.from_states(run.factory, {**run.states})
-    result = robustness(trajectory, {"test": data.test}, draws=0, seed=config.seed)
+    result = robustness(run.trajectory, {"test": data.test}, draws=0, seed=config.seed)
     return result.to_frame().rename(columns={"status": "edit_status"})
 
 
@@ -107,12 +105,11 @@ def measure_treated(config: Treated, runs: Path) -> pd.DataFrame:
         group = residual_groups(blocks)[config.group]
         recipe = replace(recipe, frozen=group) if config.training == "frozen" else replace(recipe, removed=group)
     run = trained(factory, data.train, recipe, catalogue=runs)
-    trajectory = Trajectory.from_states(run.factory, {**run.states})
     if config.training != "normal":
-        error = evaluate(trajectory.model(), data.test, (), metrics=("error",)).baseline["error"]
+        error = evaluate(run.trajectory.model(), data.test, (), metrics=("error",)).baseline["error"]
         return _row(config.training, config.group, error)
     result = robustness(
-        trajectory, {"test": data.test}, sites="blocks", draws=0, groups=residual_groups, seed=config.seed
+        run.trajectory, {"test": data.test}, sites="blocks", draws=0, groups=residual_groups, seed=config.seed
     )
     frame = result.to_frame()
     reset = frame[frame.operation == "re-initialize"].set_index("site").error

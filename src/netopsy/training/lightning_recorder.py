@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError('LightningRecorder needs Lightning: pip install "netopsy[lightning]"') from error
 
-from netopsy.training.recorder import PeriodicRecorder
+from netopsy.training.periodic import PeriodicRecorder
 
 
 class LightningRecorder(Callback):

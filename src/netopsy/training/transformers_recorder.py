@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError('TransformersRecorder needs Transformers: pip install "netopsy[transformers]"') from error
 
-from netopsy.training.recorder import PeriodicRecorder
+from netopsy.training.periodic import PeriodicRecorder
 
 
 class TransformersRecorder(TrainerCallback):
