@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from netopsy._checks import NetopsyError
-from netopsy.data.dataset import Dataset, corrupt_labels, fingerprint, standardize, subset
+from netopsy.data.dataset import Dataset, corrupt_labels, fingerprint, shrink, standardize, subset
 from tests.oracles.training import mean_and_deviation
 
 
@@ -81,6 +81,29 @@ def test_standardize_refuses_constant_images(per_channel: bool, advice: str) -> 
 
 
 # Subsets --------------------------------------------------------------------------------------------------------
+
+
+def test_shrink_averages_squares_and_cuts_what_is_left_over() -> None:
+    data = dataset()
+    small = shrink(data, 2)
+    for (images, labels), (before, known) in ((small.train, data.train), (small.test, data.test)):
+        assert images.shape == (len(before), 2, 2, 2)  # of 4 x 5: the last column is cut
+        assert torch.equal(labels, known)
+        for n, c, y, x in itertools.product(range(len(before)), range(2), range(2), range(2)):
+            square = [float(before[n, c, 2 * y + i, 2 * x + j]) for i in (0, 1) for j in (0, 1)]
+            assert float(images[n, c, y, x]) == pytest.approx(sum(square) / 4, abs=1e-6)
+    assert (small.mean, small.std, small.classes, small.name) == (data.mean, data.std, data.classes, data.name)
+    assert torch.equal(shrink(data, 1).train[0], data.train[0])
+    assert shrink(data, 4).train[0].shape[2:] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(0, "factor: expected an integer >= 1; got 0"), (5, "shrink of .*: expected a factor of at most 4; got 5")],
+)
+def test_shrink_refuses_a_factor_that_leaves_no_pixel(factor: int, message: str) -> None:
+    with pytest.raises(NetopsyError, match=message):
+        shrink(dataset(), factor)
 
 
 def where(part: Tensor, whole: Tensor) -> list[int]:

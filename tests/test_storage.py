@@ -23,6 +23,7 @@ from netopsy._storage import (
     new_folder,
     read_json,
     read_table,
+    sweep_temporaries,
     write_atomic,
     write_json,
     write_state,
@@ -252,3 +253,21 @@ def test_a_scratch_folder_goes_with_its_object() -> None:
     del scratch
     assert not path.exists()
     assert other.path.is_dir()
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    def killed(path: Path) -> None:
+        path.write_bytes(b"half")
+        os.rename(path, tmp_path / "kept aside")
+        raise KeyboardInterrupt
+
+    for name in ("table.parquet", ".lock", ".table.parquet", f"table.{'0' * 16}", f".table.{'g' * 16}", ".a.0123"):
+        (tmp_path / name).touch()
+    others = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "table.parquet", killed)
+    left = tmp_path / f".table.parquet.{'0123456789abcdef'}"
+    (tmp_path / "kept aside").rename(left)
+    sweep_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
+    sweep_temporaries(tmp_path / "nowhere")

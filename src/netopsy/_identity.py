@@ -6,19 +6,27 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import Path
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path, PurePath
 from typing import Any
+
+import numpy as np
 
 import netopsy
 from netopsy._checks import NetopsyError
 
 RESULTS = ("cli", "_cli_options", "commands", "plots", "report", "store", "studies", "_storage")
 """Rooms whose code decides no number: they call, keep and show. They count for functions of their own."""
+
+INSTALLED = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages")
+"""Where modules lie that nobody edits: their version says what they are."""
 
 
 def canonical(value: object) -> Any:
@@ -35,11 +43,11 @@ def canonical(value: object) -> Any:
     >>> canonical(functools.partial(canonical, value=0))
     {'call': 'netopsy._identity:canonical', 'args': [], 'kwargs': {'value': 0}}
     """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value.value if isinstance(value, Enum) else value
     if isinstance(value, Enum):
         return canonical(value.value)
-    if isinstance(value, Path):
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, PurePath):
         return value.as_posix()
     if isinstance(value, Mapping):
         strange = [key for key in value if not isinstance(key, str)]
@@ -51,14 +59,15 @@ def canonical(value: object) -> Any:
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": _reference(type(value))} | {f.name: canonical(getattr(value, f.name)) for f in fields(value)}
+        held = {field.name: canonical(getattr(value, field.name)) for field in fields(value)}
+        return {"type": _reference(type(value)), "fields": held}
     if isinstance(value, functools.partial):
         kwargs = canonical(value.keywords)
         return {"call": _reference(value.func), "args": canonical(value.args), "kwargs": kwargs}
     if callable(value):
         return {"call": _reference(value)}
-    if isinstance(number := getattr(value, "item", lambda: None)(), bool | int | float):
-        return number  # a numpy number
+    if isinstance(value, np.generic) and isinstance(number := value.item(), bool | int | float):
+        return number
     raise NetopsyError(
         f"configuration: expected numbers, strings, dataclasses, functions of a module and containers of these; got "
         f"{type(value).__name__}, which cannot be told from another one; leave it out, or name it by a string"
@@ -71,80 +80,169 @@ def digest(value: object) -> str:
     >>> digest((1, 2)) == digest([1, 2]) != digest([1, 2.0])
     True
     """
-    text = json.dumps(canonical(value), sort_keys=True, ensure_ascii=False)
+    text = json.dumps(canonical(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def code_version(*functions: Callable[..., object]) -> str:
     """Hash of the code that decides what functions return: 16 hexadecimal digits.
 
-    Counted are the modules the functions are defined in, and what these import, directly or not, of their own package
-    and of netopsy, but for netopsy's rooms that only call, keep or show (see `RESULTS`). Comments, docstrings and
-    layout do not count. Versions of other packages do not: results record them beside.
+    Counted are the modules the functions are defined in (those bound as arguments by `functools.partial` too), and
+    what these import, directly or not, of netopsy and of the folder that they are themselves imported from, but for
+    netopsy's rooms that only call, keep or show (see `RESULTS`). Comments, docstrings and layout do not count. An
+    installed package counts by its version, where a function is from one; results record torch's beside.
+
+    A module that is loaded counts as it was when it was first asked for after it was loaded: an edit while a process
+    works with the old code changes nothing for that process.
 
     Raises:
         NetopsyError: for a function whose source is not in a file.
     """
-    start = [_module_of(function) for function in functions]
-    packages = {name.partition(".")[0] for name in start} | {"netopsy"}
-    rooms = {name.split(".")[1] for name in start if name.startswith("netopsy.")}
     sources: dict[str, str] = {}
-    waiting = [*start]
-    while waiting:
-        name = waiting.pop()
-        path = None if name in sources or name == "netopsy" else _source(name)
+    waiting: list[tuple[str, Path, str]] = []
+    tops, homes, rooms = {"netopsy"}, set[Path](), set[str]()
+    for function in functions_in(functions):
+        name, path, package = _home(function)
+        top = package.partition(".")[0] or name
+        version = getattr(sys.modules.get(top), "__version__", None)
         if path is None:
-            continue
-        sources[name], imported = _read(name, str(path), path.stat().st_mtime_ns)
-        if not name.startswith("netopsy.") and "netopsy" in imported:
+            raise NetopsyError(
+                f"code: expected functions defined in files; got {function!r}; define it in a module, or say the "
+                "version of the code yourself (code=)"
+            )
+        if top == "netopsy":
+            rooms.add(name.split(".")[1])
+        elif _is_installed(path):
+            if version is not None:
+                sources[top] = str(version)
+                continue
+            tops.add(top)
+        else:
+            homes.add(_folder(top) or path.parent)
+        waiting.append((name, path, package))
+    hidden = {room for room in RESULTS if room not in rooms}
+    seen = {"netopsy", *(name for name, _, _ in waiting)}
+    folders: dict[str, Path | None] = {}
+    while waiting:
+        name, path, package = waiting.pop()
+        text, imported = _contents(name, path, package)
+        parts = name.split(".")
+        if not (parts[0] == "netopsy" and parts[1] in hidden):
+            sources[name] = text
+        if parts[0] != "netopsy" and "netopsy" in imported:
             imported += tuple(netopsy._HOMES.values())  # its names are looked up when they are used
         for other in imported:
-            parts = other.split(".")
-            shows = parts[0] == "netopsy" and len(parts) > 1 and parts[1] in RESULTS and parts[1] not in rooms
-            if parts[0] in packages and not shows:
-                waiting.append(other)
-    if not sources:
-        raise NetopsyError(f"code: expected functions defined in files; got {functions}")
+            if other in seen:
+                continue
+            seen.add(other)
+            top = other.partition(".")[0]
+            if top not in folders:
+                folders[top] = _folder(top)
+            if (top in tops or folders[top] in homes) and (found := _file(other)):
+                waiting.append((other, found, _package(other, found)))
     text = "\n".join(f"{name} {sources[name]}" for name in sorted(sources))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _module_of(function: Callable[..., object]) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return str(getattr(function, "__module__", type(function).__module__))
+def functions_in(value: object) -> Iterator[Callable[..., object]]:
+    """The functions and classes that a value holds, bound arguments included."""
+    if isinstance(value, functools.partial):
+        yield from functions_in((value.func, value.args, value.keywords))
+    elif isinstance(value, Mapping):
+        yield from functions_in(list(value.values()))
+    elif isinstance(value, Sequence | Set) and not isinstance(value, str | bytes | range):
+        for item in value:
+            yield from functions_in(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from functions_in([getattr(value, field.name) for field in fields(value)])
+    elif callable(value):
+        yield value
 
 
 def _reference(value: Any) -> str:
     """`module:name` of a function or class that a module holds under that name."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not module or not name or "<" in name:
-        raise NetopsyError(
-            f"configuration: expected a function or class defined at the top of a module; got {value!r}; give it a "
-            "name there, and bind its arguments with functools.partial"
-        )
-    return f"{module}:{name}"
+    if module and name and "<" not in name:
+        held: Any = sys.modules.get(module)
+        for part in name.split("."):
+            held = getattr(held, part, None)
+        if held == value or (held is None and module == "__main__"):  # a worker's __main__ is not the user's
+            return f"{module}:{name}"
+    raise NetopsyError(
+        f"configuration: expected a function or class that a module holds under its name; got {value!r}; define it "
+        "at the top of a module, and bind its arguments with functools.partial"
+    )
 
 
-def _source(name: str) -> Path | None:
-    """The file of a module; None for what is built in, or no module but a name in one."""
-    module = sys.modules.get(name)
-    origin = getattr(module, "__file__", None)
-    if origin is None and name != "__main__":
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError, AttributeError):
-            return None
+def _home(function: Any) -> tuple[str, Path | None, str]:
+    """The module of a function or class, its file, and the package that its relative imports start from."""
+    name = str(getattr(function, "__module__", None) or type(function).__module__)
+    if name != "__main__":
+        path = _file(name)
+        return name, path, _package(name, path) if path else ""
+    inner = inspect.unwrap(function)
+    code = getattr(inner, "__code__", None) or getattr(getattr(inner, "__init__", None), "__code__", None)
+    space = getattr(inner, "__globals__", None) or getattr(getattr(inner, "__init__", None), "__globals__", {})
+    path = Path(code.co_filename) if code else _file(name)  # in a worker, the module's file is the worker's own
+    return name, path if path and path.is_file() else None, space.get("__package__") or ""
+
+
+def _file(name: str) -> Path | None:
+    """The file of a module; None for what is built in, or no module but a name in one. Imports nothing."""
+    origin = getattr(sys.modules.get(name), "__file__", None)
+    if origin is None:
+        spec = _spec(name)
         origin = spec.origin if spec else None
     path = Path(origin) if origin else None
     return path if path and path.suffix == ".py" and path.is_file() else None
 
 
-@functools.lru_cache(maxsize=1024)
-def _read(name: str, path: str, changed: int) -> tuple[str, tuple[str, ...]]:
+def _spec(name: str) -> ModuleSpec | None:
+    parent, _, _ = name.rpartition(".")
+    try:
+        if not parent:
+            return importlib.util.find_spec(name)
+        above = _spec(parent)
+        places = above.submodule_search_locations if above else None
+        return PathFinder.find_spec(name, places) if places else None
+    except (ImportError, ValueError):
+        return None
+
+
+def _folder(top: str) -> Path | None:
+    """The folder that a package or module is imported from; None for installed ones and what has none."""
+    spec = _spec(top) if top else None
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    path = Path(places[0]) if places else Path(spec.origin) if spec and spec.origin else None
+    return None if path is None or _is_installed(path) else path.parent
+
+
+def _is_installed(path: Path) -> bool:
+    library, *names = INSTALLED
+    return path.is_relative_to(library) or any(name in path.parts for name in names)
+
+
+def _package(name: str, path: Path) -> str:
+    return name if path.name == "__init__.py" else name.rpartition(".")[0]
+
+
+_LOADED: dict[str, tuple[object, tuple[str, tuple[str, ...]]]] = {}
+"""Module -> what loaded it, and its contents then: of this process's code, which a file may have run ahead of."""
+
+
+def _contents(name: str, path: Path, package: str) -> tuple[str, tuple[str, ...]]:
     """Hash of a module's syntax tree without docstrings; the modules that it imports, anywhere in it."""
+    if name not in sys.modules:
+        return _read(str(path), package, path.stat().st_mtime_ns)
+    loader = getattr(sys.modules[name], "__spec__", None)  # another one after a reload
+    if name not in _LOADED or _LOADED[name][0] is not loader:
+        _LOADED[name] = loader, _read(str(path), package, path.stat().st_mtime_ns)
+    return _LOADED[name][1]
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(path: str, package: str, changed: int) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    package = name if Path(path).name == "__init__.py" else name.rpartition(".")[0]
     imported = tuple(dict.fromkeys(_imports(tree, package)))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,10 +16,10 @@ from filelock import FileLock, Timeout
 
 import netopsy
 from netopsy._checks import NetopsyError, at_least
-from netopsy._identity import canonical, code_version, digest
+from netopsy._identity import canonical, code_version, digest, functions_in
 from netopsy.store.pool import in_process, in_processes
 from netopsy.store.results import OK, clean, load_results, merge, statuses
-from netopsy.store.worker import DiskFull, Finished, Task, Work, is_disk_full
+from netopsy.store.worker import HEAD, DiskFull, Finished, Task, Work, is_disk_full
 
 MERGE_SECONDS = 5.0
 """The data set is brought up to date no more often than this."""
@@ -57,18 +58,29 @@ def tasks_of(
     Args:
         function: of a module.
         configs: frozen dataclasses, mappings or plain values, see `netopsy._identity.canonical`.
-        code: version of the code that decides the results; by default a hash of it.
+        code: version of the code that decides the results; by default a hash of the function's, and of that of the
+            functions in a configuration.
         labels: configuration -> more columns of its rows.
 
     Raises:
-        NetopsyError: for a function or configuration that cannot be told from another.
+        NetopsyError: for a function or configuration that cannot be told from another, or a column's name that is
+            taken.
     """
     own = {"function": canonical(function), "code": code_version(function) if code is None else code}
+    version = functools.cache(code_version)
     tasks: dict[str, Task] = {}
     for config in configs:
-        key = digest({**own, "config": config})
+        called = [version(inner) for inner in functions_in(config)] if code is None else []
+        key = digest({**own, "config": config, "called": called})
         if key not in tasks:
-            tasks[key] = Task(key, config, flat(config) | dict(labels(config) if labels else {}))
+            columns, more = flat(config), labels(config) if labels else {}
+            for name in [*columns, *more]:
+                if name in HEAD or (name in columns and name in more):
+                    raise NetopsyError(
+                        f"column {name!r} of {config!r}: the name is taken by another column that every row has; "
+                        "rename the field or label"
+                    )
+            tasks[key] = Task(key, config, {**columns, **more})
     return list(tasks.values())
 
 
@@ -114,11 +126,11 @@ def keyed_map(
     folder = Path(folder)
     for name, value in (("jobs", jobs), ("threads", threads), ("attempts", attempts)):
         at_least(name, value, 1)
-    code = code_version(function) if code is None else code
     tasks = tasks_of(function, configs, code=code, labels=labels)
     if not tasks:
         raise NetopsyError("configs: expected at least one configuration; got none")
-    stamp = {"code": code, "netopsy": netopsy.__version__, "torch": _torch_version()}
+    version = code_version(function) if code is None else code
+    stamp = {"code": version, "netopsy": netopsy.__version__, "torch": _torch_version()}
     with _sole_writer(folder):
         clean(folder)
         merge(folder)
@@ -127,7 +139,7 @@ def keyed_map(
         mine = {task.key for task in tasks} - {task.key for task in left}
         failed = sum(known[key] != OK for key in mine)
         pace = _Pace(done=len(mine), failed=failed, total=len(tasks), progress=progress)
-        work = Work(function, folder, folder / "runs" if runs is None else Path(runs), threads, stamp)
+        work = Work(function, folder, folder / "runs" if runs is None else Path(runs), threads, stamp, code is None)
         try:
             for finished in in_process(work, left) if jobs == 1 else in_processes(work, left, jobs, attempts):
                 pace.add(finished)

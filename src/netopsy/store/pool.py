@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
 from netopsy.store.results import statuses
 from netopsy.store.worker import Finished, Task, Work, prepare_process
@@ -101,3 +102,4 @@ def _pool(work: Work, chunks: _Chunks, flying: dict[str, Task], jobs: int) -> It
         # of processes that stopped, and of work that was interrupted: both are what this room is about
         warnings.filterwarnings("ignore", module="joblib")
         yield from parallel(calls())
+    get_reusable_executor().shutdown(kill_workers=True)  # kept, they would go on with the code that they loaded

@@ -47,7 +47,7 @@ def probed(
     model = None if trajectory.factory is None else canonical(trajectory.factory)
     key = digest({"data": prints, "states": states, "model": model, "options": options, "code": code})[:16]
     path = Path(folder) / f"robustness-{key}"
-    path.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if (path / "manifest.json").is_file():  # which is written last
             return RobustnessResult.load(path), path

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,10 @@ def add_pending(folder: Path, tables: Sequence[pa.Table]) -> None:
 
 def statuses(folder: Path) -> dict[str, str]:
     """Task key -> status, of all that is done."""
+    columns = ["key", "status"]
+    pending = _pending_tables(folder, columns)  # before the parts, see `_all_rows`
     found: dict[str, str] = {}
-    for path in [*_pending(folder), *_parts(folder)]:  # what is merged is the last word, unless it failed
-        table = _read(path, ["key", "status"])
+    for table in [*(_read(path, columns) for path in _parts(folder)), *pending]:
         pairs = dict(zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True))
         found |= {key: status for key, status in pairs.items() if found.get(key) != OK}
     return found
@@ -124,41 +126,6 @@ def clean(folder: Path) -> None:
         sweep_temporaries(folder / inner)
 
 
-def to_table(rows: object) -> pa.Table:
-    """What a task returned, as a table: a mapping, a sequence of mappings, or a frame.
-
-    Raises:
-        NetopsyError: for anything else, or values that no column of a table can hold.
-    """
-    if isinstance(rows, Mapping):
-        rows = [rows]
-    try:
-        if isinstance(rows, pd.DataFrame):
-            table = pa.Table.from_pandas(rows, preserve_index=False)
-        elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            table = pa.table({name: [_plain(row.get(name)) for row in rows] for name in names})
-        else:
-            raise NetopsyError(
-                f"measure: expected a mapping, a list of mappings or a DataFrame; it returned {type(rows).__name__}"
-            )
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise NetopsyError(f"measure: expected columns of one type each; {error}") from error
-    return table.replace_schema_metadata(None).cast(pa.schema([_simple(field) for field in table.schema]))
-
-
-def _plain(value: object) -> object:
-    item = getattr(value, "item", None)  # numpy's and torch's numbers
-    return item() if item is not None else value
-
-
-def _simple(field: pa.Field) -> pa.Field:
-    """One kind of text, whatever the library that made it; no dictionaries."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    text = pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    return pa.field(field.name, pa.string() if text else kind)
-
-
 def _schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """The columns of all; whole numbers widen to floats, and what else differs becomes text."""
     kinds: dict[str, list[pa.DataType]] = {}
@@ -178,7 +145,7 @@ def _common(name: str, types: Sequence[pa.DataType]) -> pa.DataType:
 
 def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
     columns = [
-        table[field.name].cast(field.type)
+        table[field.name].cast(field.type, safe=not pa.types.is_floating(field.type))
         if field.name in table.column_names
         else pa.nulls(table.num_rows, field.type)
         for field in schema
@@ -218,7 +185,7 @@ def _all_rows(folder: Path, columns: list[str] | None) -> tuple[pa.Table | None,
 
     Pending files are read first: one that vanishes meanwhile is in a part by then.
     """
-    pending = [table for path in _pending(folder) if (table := _read_if_there(path)) is not None]
+    pending = _pending_tables(folder)
     files = [_open(path) for path in _parts(folder)]
     names = list(dict.fromkeys(name for schema in (*files, *pending) for name in _names(schema)))
     parts = [_rows(file, columns) for file in files]
@@ -291,8 +258,10 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return _rows(_open(path), columns)
 
 
-def _read_if_there(path: Path) -> pa.Table | None:
-    try:
-        return _read(path)
-    except FileNotFoundError:
-        return None
+def _pending_tables(folder: Path, columns: Sequence[str] | None = None) -> list[pa.Table]:
+    """Of the files that are there; one that vanishes meanwhile was merged."""
+    tables = []
+    for path in _pending(folder):
+        with suppress(FileNotFoundError):
+            tables.append(_read(path, columns))
+    return tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,15 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from netopsy._checks import NetopsyError
-from netopsy._identity import code_version, digest
+from netopsy._identity import digest
 from netopsy._storage import read_table, write_table
 from netopsy.store.axes import Axis, changed
 from netopsy.store.keyed import Measure, Progress, keyed_map, tasks_of
 from netopsy.store.results import OK, load_results, statuses
 from netopsy.store.worker import Task
+
+NAME = re.compile(r"\w[\w.-]*")
+"""Of a sweep: it names a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class Sweep:
     """What to measure, of which configurations.
 
     Attributes:
-        name: of its folder, by default.
+        name: of its list in the folder: letters, digits, and any of - _ . after the first.
         base: a frozen dataclass, of numbers, strings, other such dataclasses and functions of modules.
         measure: a function of a module: a configuration, and a folder for larger things (trained networks) -> rows.
         axes: lists of changes to the base (`grid`, `sample`, or your own); every combination of them is a point.
@@ -48,6 +52,10 @@ class Sweep:
     configs: tuple[Any, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise NetopsyError(
+                f"sweep name: expected letters, digits and any of - _ . after the first; got {self.name!r}"
+            )
         axes = [*self.axes]
         if self.paired is not None:
             axes.append([{self.paired[0]: value} for value in self.paired[1]])
@@ -56,7 +64,7 @@ class Sweep:
         empty = [axis for axis in axes if not len(axis)]
         if empty:
             raise NetopsyError(f"sweep {self.name}: expected axes of at least one value; got an empty one")
-        names = [name for axis in axes for name in axis[0]]
+        names = [name for axis in axes for name in dict.fromkeys(name for change in axis for name in change)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise NetopsyError(f"sweep {self.name}: expected each field on one axis; {twice[0]!r} is on two")
@@ -64,14 +72,9 @@ class Sweep:
         configs = tuple(changed(self.base, point) if point else self.base for point in points)
         object.__setattr__(self, "configs", configs)
 
-    @property
-    def version(self) -> str:
-        """Of the code that decides the results."""
-        return code_version(self.measure) if self.code is None else self.code
-
     def tasks(self) -> list[Task]:
         """The keyed work, each configuration once."""
-        return tasks_of(self.measure, self.configs, code=self.version, labels=self.labels)
+        return tasks_of(self.measure, self.configs, code=self.code, labels=self.labels)
 
     def labels(self, config: Any) -> dict[str, object]:
         """Columns beside the configuration's own."""
@@ -147,7 +150,7 @@ def run_sweep(
         labels=sweep.labels,
         jobs=jobs,
         threads=threads,
-        code=sweep.version,
+        code=sweep.code,
         retry=retry,
         attempts=attempts,
         progress=progress,

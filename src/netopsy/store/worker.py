@@ -17,14 +17,18 @@ from typing import Any
 import pyarrow as pa
 
 from netopsy._checks import Diverged, NetopsyError
-from netopsy.store.results import OK, add_pending, to_table
+from netopsy._identity import code_version
+from netopsy.store.results import OK, add_pending
+from netopsy.store.tables import to_table
 
 FLUSH_SECONDS = 0.5
 """Work as long as this is written at once; shorter work waits for more. A killed process loses no more."""
 
 KILLED = "killed"
-HEAD = {"reason": pa.string(), "seconds": pa.float64()}
-"""Types of columns that may be empty."""
+HEAD = {name: pa.string() for name in ("key", "status", "reason", "code", "netopsy", "torch")} | {
+    "seconds": pa.float64()
+}
+"""Columns that all rows have."""
 
 Finished = list[tuple[str, str]]
 """Keys and statuses of tasks that are done."""
@@ -59,6 +63,7 @@ class Work:
         runs: folder for whatever larger a task keeps, such as trained networks.
         threads: torch threads, the same in whatever process a task runs: its bits depend on it.
         stamp: columns that all rows have: versions.
+        hashed: whether `code` of the stamp is the hash of the function's code.
     """
 
     function: Callable[[Any, Path], object]
@@ -66,13 +71,19 @@ class Work:
     runs: Path
     threads: int
     stamp: Mapping[str, object]
+    hashed: bool
 
     def run(self, tasks: Sequence[Task]) -> Finished:
         """Run tasks and write their rows.
 
         Raises:
             DiskFull: no room; tasks that were written stay.
+            NetopsyError: the code is no longer that of the keys: this process was started after an edit.
         """
+        if self.hashed and code_version(self.function) != self.stamp["code"]:
+            raise NetopsyError(
+                "the code has changed since this work was started; what is finished is saved; start it again"
+            )
         waiting: list[pa.Table] = []
         finished: Finished = []
         flushed = time.perf_counter()
