@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from rich.progress import Progress as Bars
 
 import netopsy
 from netopsy._checks import NetopsyError
-from netopsy.cli import main
+from netopsy.cli import _pace, main
+from netopsy.network.groups import fcn_groups
 from netopsy.probes.robustness_result import RobustnessResult
+from netopsy.store.keyed import Progress
 from netopsy.studies import demo, layers, layers_pictures
+from netopsy.studies.layers_settings import PRESETS
 from tests.test_studies import tiny
 
 
@@ -68,19 +72,41 @@ def test_study_prints_verdicts_and_pictures(
         return path
 
     monkeypatch.setattr(layers_pictures, "save", touch)
-    monkeypatch.setitem(layers.PRESETS, "laptop", {"fcn3": tiny()})
+    monkeypatch.setitem(PRESETS, "laptop", {"fcn3": tiny()})
     assert main(["study", "layers", "--claims", "F1a", "--out", str(tmp_path / "layers")]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("layers/F1a (Fig. 1a): ")
     pictures = [Path(line) for line in shown.out.splitlines() if line.endswith(".png")]
-    assert len(pictures) == 4 + len(layers.fcn_groups("abcd"))
+    assert len(pictures) == 4 + len(fcn_groups("abcd"))
     assert all(path.is_file() for path in pictures)
-    assert "tiny, seed 2: epoch 1/1" in shown.err
-    folders = {path.name for path in (tmp_path / "layers" / "results").iterdir()}
-    assert folders == {"tiny-0", "tiny-1", "tiny-2"}
-    again = RobustnessResult.load(tmp_path / "layers" / "results" / "tiny-1")
-    assert again.provenance["seed"] == 1
     assert (tmp_path / "layers" / "verdicts" / "F1a.parquet").is_file()
+
+
+def test_options_of_a_study_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def run(folder: Path, **options: Any) -> layers.Study:
+        options.pop("report")("layers-f2", Progress(done=1, failed=1, total=2, rate=0.5, left=2.0))
+        given.update(options, folder=folder)
+        return layers.Study(verdicts={}, results={}, tables={})
+
+    monkeypatch.setattr(layers, "run", run)
+    options = ["--claims", "F2", "T1", "--seeds", "3", "4", "--jobs", "2", "--retry", "--out", str(tmp_path)]
+    assert main(["study", "layers", *options]) == 0
+    assert given == {
+        "folder": tmp_path, "preset": "laptop", "claims": ("F2", "T1"), "seeds": (3, 4), "jobs": 2, "retry": True,
+    }  # fmt: skip
+
+
+def test_the_pace_of_a_sweep_is_shown() -> None:
+    progress = Bars(disable=True)
+    tell = _pace(progress)
+    tell("layers-f2", Progress(done=1, failed=0, total=9, rate=0.5, left=2.0))
+    tell("layers-f2", Progress(done=4, failed=1, total=9, rate=0.5, left=2.0))
+    tell("layers-t1", Progress(done=0, failed=0, total=3, rate=12.0, left=None))
+    first, second = progress.tasks
+    assert (first.description, first.completed, first.total) == ("layers-f2, 30/min, 1 failed", 4, 9)
+    assert (second.description, second.completed, second.total) == ("layers-t1, 12/s", 0, 3)
 
 
 def test_bad_values_exit_with_2_and_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +114,7 @@ def test_bad_values_exit_with_2_and_a_message(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == "error: epochs: expected an integer >= 1; got 0\n"
     assert not (tmp_path / "demo").exists()
     assert main(["study", "layers", "--claims", "F99", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: claim: expected one of 'F1a', 'F4', 'F6'; got 'F99'\n"
+    assert capsys.readouterr().err == "error: claim: expected one of 'F1a', 'F4', 'F6', 'F2', 'T1'; got 'F99'\n"
 
 
 def test_an_error_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,11 +134,28 @@ def test_an_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr(demo, "run", interrupt)
     assert main(["demo"]) == 130
-    assert "interrupted; what was written stays" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted; what was written stays\n"  # a demo begins anew
+    monkeypatch.setattr(layers, "run", interrupt)
+    assert main(["study", "layers"]) == 130
+    assert "and the same command goes on from there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "arguments", [["demo", "--speed", "9"], ["demo", "--data", "mnist"], ["study", "atoms"], ["fly"], []], ids=str
+    "arguments",
+    [
+        ["demo", "--speed", "9"],
+        ["demo", "--data", "mnist"],
+        ["study", "atoms"],
+        ["train"],
+        ["train", "run", "--epochs", "0"],
+        ["train", "run", "--lr", "fast"],
+        ["train", "run", "--patience", "2", "--target-loss", "0.1"],
+        ["inspect", "run", "--stop", "soon"],
+        ["inspect", "run", "other"],
+        ["fly"],
+        [],
+    ],
+    ids=str,
 )
 def test_unknown_options_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -129,4 +172,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("demo", "study", "version", "A biopsy of a neural network"))
+    assert all(
+        word in shown
+        for word in ("demo", "train", "inspect", "plan", "sweep", "study", "version", "A biopsy of a neural network")
+    )

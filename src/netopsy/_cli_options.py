@@ -51,8 +51,9 @@ class Train:
     """Of a built-in model: units of an fcn's layers (256), or a factor of the channels of the others (1)."""
 
     data: str = "digits"
-    """digits, fashion-mnist, mnist, cifar10, cifar100, or pkg.mod:loader, a function without arguments that returns a
-    Dataset, a pair of tensors, or a mapping with such pairs under train and test."""
+    """digits, fashion-mnist, mnist, cifar10, cifar100, or pkg.mod:loader, a function without arguments that returns
+    a netopsy Dataset, a pair of tensors (inputs, labels), or such pairs in a tuple (train, test) or a mapping with
+    train and test. The test split, where there is one, is the validation data."""
 
     fit: tyro.conf.OmitArgPrefixes[FitConfig] = FIT
     """How to train."""
@@ -79,16 +80,19 @@ class Inspect:
     """Folder of the run."""
 
     model: str | None = None
-    """pkg.mod:factory, a function without arguments that builds the network and initializes it."""
+    """pkg.mod:factory, a function without arguments that builds the network and initializes it. A run of netopsy's
+    own models needs none."""
 
     init: Path | None = None
-    """Checkpoint that training started from: a file, or a folder with one model."""
+    """Checkpoint that training started from: a file, or a folder with one model. Also for a RUN that kept none, as
+    those of Lightning and the Hugging Face Trainer."""
 
     final: Path | None = None
-    """The trained checkpoint."""
+    """The trained checkpoint, where there is no RUN."""
 
     data: str | None = None
-    """A built-in set, or pkg.mod:loader, see `netopsy train`; of a data set, the test split is measured."""
+    """A built-in set, or pkg.mod:loader, see `netopsy train`, that may also return a list of batches or a DataLoader;
+    of a data set, all but the train split is measured. A run on a built-in set needs none."""
 
     sites: str = "modules"
     """What is reset, one at a time: modules, blocks, parameters, or a glob."""
@@ -112,7 +116,7 @@ class Inspect:
     """Of draws and the order of examples."""
 
     out: Path | None = None
-    """Folder of results; by default RUN/results."""
+    """Folder of results; by default RUN/results, or runs/inspected."""
 
     dry_run: bool = False
     """Say what it would cost, and stop."""
@@ -170,6 +174,9 @@ class Study:
 
     jobs: int = 1
     """Processes that work side by side."""
+
+    retry: bool = False
+    """Try failed networks again."""
 
     out: Path | None = None
     """Folder for runs, results and verdicts; by default runs/PAPER."""

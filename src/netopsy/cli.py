@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,12 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _study(command, console)
         elif isinstance(command, Version):
             print(netopsy.__version__)
+        sys.stdout.flush()
     except NetopsyError as error:
         console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
-        console.print("interrupted; what was written stays, and the same command goes on from there")
+        anew = isinstance(command, Demo) or (isinstance(command, Train) and command.overwrite)
+        goes_on = "" if anew else ", and the same command goes on from there"
+        console.print(f"interrupted; what was written stays{goes_on}")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return DONE
 
 
@@ -123,7 +129,8 @@ def _sweep(options: Sweep, console: Console) -> None:
         )
         return
     if rest or not first:
-        raise NetopsyError(f"sweep: expected pkg.mod:sweep, or status [FOLDER]; got {' '.join(options.target)!r}")
+        got = " ".join(options.target) or "nothing"
+        raise NetopsyError(f"sweep: expected pkg.mod:sweep, or status [FOLDER or pkg.mod:sweep]; got {got}")
     sweep = sweeps.find_sweep(first)
     folder = options.out or sweeps.home(sweep)
     if options.dry_run:
@@ -151,6 +158,7 @@ def _study(options: Study, console: Console) -> None:
             claims=options.claims,
             seeds=options.seeds,
             jobs=options.jobs,
+            retry=options.retry,
             report=_pace(progress),
         )
     for verdict in study.verdicts.values():
@@ -164,13 +172,14 @@ def _chosen(options: object, *names: str) -> dict[str, Any]:
 
 
 def _print_table(values: Any, *, as_json: bool = False) -> None:
-    """Names and what they are, one a line."""
+    """Names and what they are, one a line, numbers for the eye; as JSON, exact."""
     if as_json:
         print(json.dumps(values, indent=2, default=str))
         return
     width = max(map(len, values))
     for name, value in values.items():
-        print(f"{name:<{width}}  {value}")
+        shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        print(f"{name:<{width}}  {shown}")
 
 
 def _progress(console: Console) -> Progress:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +20,7 @@ from netopsy.data.digits import digits
 from netopsy.data.idx import fashion_mnist, mnist
 from netopsy.models import resnet, vgg
 from netopsy.models.fcn import fcn
+from netopsy.training.removal import without
 
 DATA: Mapping[str, Callable[[], Dataset]] = {
     "digits": digits,
@@ -27,7 +30,7 @@ DATA: Mapping[str, Callable[[], Dataset]] = {
     "cifar100": cifar100,
 }
 MODELS = ("fcn", "vgg", "resnet")
-SAFE = ("netopsy.models.", "netopsy.training.removal:")
+SAFE = re.compile(r"netopsy\.(models\.\w+:[A-Za-z]\w*|training\.removal:without)")
 """What a run's manifest may name for us to call: a file that somebody sent is no reason to run anything else."""
 
 
@@ -65,7 +68,26 @@ def read_data(name: str) -> Any:
         raise NetopsyError(
             f"data: expected one of {', '.join(DATA)}, or pkg.mod:loader; got {name!r}{near(name, DATA)}"
         )
-    return _call("data", imported("data", name), name)
+    return function("data", name)()
+
+
+def function(what: str, name: str) -> Callable[[], Any]:
+    """The function without arguments that `pkg.mod:name` names.
+
+    Raises:
+        NetopsyError: as `imported`; and when it is something else.
+    """
+    found = imported(what, name)
+    wanted = f"{what}: expected {name} to be a function without arguments"
+    if not callable(found):
+        raise NetopsyError(f"{wanted}; it is {type(found).__name__}; name a function that returns it")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise NetopsyError(f"{wanted}; it has others ({error}); name a function that binds them") from error
+    except ValueError:  # written in C, and does not say what it takes
+        pass
+    return cast("Callable[[], Any]", found)
 
 
 def train_and_test(data: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
@@ -78,17 +100,20 @@ def train_and_test(data: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tens
         return data.train, data.test
     if isinstance(data, Mapping) and "train" in data:
         return _pair(data["train"]), _pair(data["test"]) if "test" in data else None
-    if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], Tensor):
+    if _is_two_splits(data):
         return _pair(data[0]), _pair(data[1])
     return _pair(data), None
 
 
 def probed_splits(data: Any) -> Any:
-    """What a probe measures on: of a data set its test split; anything else as it is."""
+    """What a probe measures on: of a data set all but its train split; anything else as it is."""
     if isinstance(data, Dataset):
         return {"test": data.test}
-    pairs = isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, tuple | list) for part in data)
-    return {"test": data[1]} if pairs else data
+    if _is_two_splits(data):
+        return {"test": data[1]}
+    if isinstance(data, Mapping) and len(data) > 1:
+        return {split: part for split, part in data.items() if split != "train"}
+    return data
 
 
 def model_factory(
@@ -107,70 +132,74 @@ def model_factory(
             )
         if depth is not None or width is not None:
             raise NetopsyError(f"model {name}: --depth and --width are of built-in models; leave them out")
-        return cast("Callable[[], nn.Module]", imported("model", name))
+        return function("model", name)
     images, labels = data
     classes, shape = int(labels.max()) + 1, tuple(images.shape[1:])
     if name == "fcn":
-        return partial(
-            fcn, inputs=shape, classes=classes, depth=depth or 3, width=round(256 if width is None else width)
-        )
+        if width is not None and not width.is_integer():
+            raise NetopsyError(f"model fcn: expected a whole number of units as width; got {width:g}")
+        units = 256 if width is None else int(width)
+        return partial(fcn, inputs=shape, classes=classes, depth=3 if depth is None else depth, width=units)
     if len(shape) != 3:
         raise NetopsyError(f"model {name}: expected images (n, channels, height, width); got {tuple(images.shape)}")
     scale = 1.0 if width is None else width
     if name == "vgg":
-        kind = f"vgg{depth or 11}"
-        _known("vgg", depth or 11, [int(known[3:]) for known in get_args(vgg.Name)])
-        size = shape[1]
-        return partial(vgg.vgg, cast("vgg.Name", kind), classes=classes, channels=shape[0], size=size, width=scale)
-    _known("resnet", depth or 18, list(get_args(resnet.Depth)))
-    return partial(resnet.resnet, cast("resnet.Depth", depth or 18), classes=classes, channels=shape[0], width=scale)
+        number = 11 if depth is None else depth
+        _known("vgg", number, [int(known[3:]) for known in get_args(vgg.Name)])
+        kind = cast("vgg.Name", f"vgg{number}")
+        return partial(vgg.vgg, kind, classes=classes, channels=shape[0], size=shape[1], width=scale)
+    number = 18 if depth is None else depth
+    _known("resnet", number, list(get_args(resnet.Depth)))
+    return partial(resnet.resnet, cast("resnet.Depth", number), classes=classes, channels=shape[0], width=scale)
 
 
-def recorded_factory(manifest: Mapping[str, Any]) -> Callable[[], nn.Module]:
-    """The factory that a run's manifest describes, where it is one of netopsy's models.
+def recorded_factory(manifest: Mapping[str, Any]) -> Callable[[], nn.Module] | None:
+    """The factory that a run's manifest describes; None where it is not one of netopsy's models.
 
-    Raises:
-        NetopsyError: when it is the user's own, which must be named to be run.
+    Then it is somebody's own code, which the user must name to have it run.
     """
-    described = manifest.get("factory")
-    factory = _restored(described) if described else None
-    if factory is None:
-        was = f" (it was {described['call']})" if isinstance(described, dict) and "call" in described else ""
-        raise NetopsyError(f"run: its model is not one of netopsy's; name it by --model pkg.mod:factory{was}")
-    return cast("Callable[[], nn.Module]", factory)
+    return cast("Callable[[], nn.Module] | None", _restored(manifest.get("factory")))
+
+
+def trained_factory(factory: Callable[[], nn.Module], manifest: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    """What makes the network that a run trained: without the modules that its config removed."""
+    config = manifest.get("config")
+    removed = config.get("removed") if "factory" in manifest and isinstance(config, dict) else None
+    return partial(without, factory, tuple(map(str, removed))) if removed else factory
 
 
 def _restored(described: Any) -> Any:
-    """A function or partial of netopsy's models from its canonical form; None where it holds anything else."""
-    if not isinstance(described, dict) or "call" not in described:
+    """A function or partial of netopsy's models from its canonical form; None where it is anything else."""
+    if not isinstance(described, dict):
         return None
-    call = str(described["call"])
-    module, _, name = call.partition(":")
-    if not call.startswith(SAFE) or "." in name or name.startswith("_"):
+    call, args, kwargs = str(described.get("call")), described.get("args", []), described.get("kwargs", {})
+    if not SAFE.fullmatch(call) or not isinstance(args, list) or not isinstance(kwargs, dict):
         return None
-    function = imported("run", call)
-    if getattr(function, "__module__", None) != module:
+    try:
+        found = imported("run", call)
+    except NetopsyError:  # of another version, say
         return None
-    values = [*described.get("args", ()), *described.get("kwargs", {}).values()]
+    if getattr(found, "__module__", None) != call.partition(":")[0]:
+        return None
+    values = [*args, *kwargs.values()]
     restored = [_restored(value) if isinstance(value, dict) else _tupled(value) for value in values]
     if any(new is None and old is not None for new, old in zip(restored, values, strict=True)):
         return None
-    count = len(described.get("args", ()))
-    return partial(
-        function, *restored[:count], **dict(zip(described.get("kwargs", {}), restored[count:], strict=True))
-    )
+    factory = partial(found, *restored[: len(args)], **dict(zip(kwargs, restored[len(args) :], strict=True)))
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError):
+        return None
+    return factory
 
 
 def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
-def _call(what: str, function: Any, name: str) -> Any:
-    if not callable(function):
-        raise NetopsyError(
-            f"{what}: expected {name} to be a function without arguments; it is {type(function).__name__}"
-        )
-    return function()
+def _is_two_splits(data: Any) -> bool:
+    """A tuple (train, test); a list is one of batches."""
+    return isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, tuple | list) for part in data)
 
 
 def _pair(data: Any) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from netopsy._checks import NetopsyError
 from netopsy._storage import read_json
-from netopsy.commands.inputs import imported, probed_splits, read_data, recorded_factory
+from netopsy.commands.inputs import DATA, function, probed_splits, read_data, recorded_factory, trained_factory
 from netopsy.network.trajectory import Trajectory
 from netopsy.plots.style import save
 from netopsy.probes.plan import Plan, plan
@@ -54,20 +54,41 @@ def subject(
             raise NetopsyError(
                 f"inspect: expected RUN, or --model, --init, --final and --data; missing {', '.join(missing)}"
             )
-        trajectory = Trajectory.from_files(imported("model", model), initial=init, final=final)
+        trajectory = Trajectory.from_files(function("model", model), initial=init, final=final)
         return Subject(
             trajectory=trajectory, data=probed_splits(read_data(data)), folder=out or Path("runs") / "inspected"
         )
-    if init is not None or final is not None:
-        raise NetopsyError("inspect: expected RUN, or --init and --final; got both; leave one out")
+    if final is not None:
+        raise NetopsyError("inspect: expected RUN, or --model, --init, --final and --data; got RUN and --final")
+    if not run.is_dir():
+        raise NetopsyError(f"inspect: expected the folder of a run; there is no folder {run}")
     manifest = read_json(run / "manifest.json") if (run / "manifest.json").is_file() else {}
-    factory = imported("model", model) if model is not None else recorded_factory(manifest)
-    name = data if data is not None else (manifest.get("about") or {}).get("data")
-    if name is None or (data is None and ":" in name):
-        was = f" (it was trained on {name})" if name else ""
-        raise NetopsyError(f"{run}: it does not say by itself how to load its data{was}; name them by --data")
-    trajectory = Trajectory.from_folder(factory, run)
-    return Subject(trajectory=trajectory, data=probed_splits(read_data(name)), folder=out or run / "results")
+    factory, name = recorded_factory(manifest), _entry(manifest, "about", "data")
+    if model is not None:
+        factory = function("model", model)
+    needed = [] if factory is not None else ["--model pkg.mod:factory" + _was(_entry(manifest, "factory", "call"))]
+    needed += [] if data is not None or name in DATA else ["--data NAME or pkg.mod:loader" + _was(name)]
+    if factory is None or needed:
+        raise NetopsyError(
+            f"{run}: only netopsy's own models and data are loaded because a folder says so; pass "
+            f"{' and '.join(needed)}"
+        )
+    trajectory = Trajectory.from_folder(trained_factory(factory, manifest), run, initial=init)
+    return Subject(
+        trajectory=trajectory,
+        data=probed_splits(read_data(str(name) if data is None else data)),
+        folder=out or run / "results",
+    )
+
+
+def _entry(manifest: Mapping[str, Any], part: str, name: str) -> str | None:
+    inner = manifest.get(part)
+    value = inner.get(name) if isinstance(inner, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _was(name: str | None) -> str:
+    return f" (it was {name})" if name else ""
 
 
 def planned(subject: Subject, options: dict[str, Any]) -> Plan:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from netopsy._checks import NetopsyError
-from netopsy.commands.inputs import imported
+from netopsy.commands.inputs import function, imported
 from netopsy.store.keyed import Progress
 from netopsy.store.sweep import Status, Sweep, run_sweep, status_of, sweep_status
 
@@ -20,7 +20,7 @@ def find_sweep(name: str) -> Sweep:
         NetopsyError: when it is anything else.
     """
     found = imported("sweep", name)
-    sweep = found() if callable(found) else found
+    sweep = function("sweep", name)() if callable(found) else found
     if not isinstance(sweep, Sweep):
         raise NetopsyError(
             f"sweep: expected {name} to be a netopsy.Sweep, or a function that returns one; "
@@ -30,10 +30,12 @@ def find_sweep(name: str) -> Sweep:
 
 
 def statuses(target: str | None, out: Path | None) -> list[Status]:
-    """How far the sweep that `pkg.mod:name` names is; or the sweeps of a folder."""
+    """How far the sweep that `pkg.mod:name` names is; or the sweeps in a folder and below it."""
     if target is not None and ":" in target:
         return [state(find_sweep(target), out)]
-    return sweep_status(Path(target) if target is not None else out or Path("runs"))
+    folder = Path(target) if target is not None else out or Path("runs")
+    below = sorted({path.parent.parent for path in folder.rglob("sweeps/*.parquet")})
+    return [status for home in below or [folder] for status in sweep_status(home)]
 
 
 def state(sweep: Sweep, out: Path | None) -> Status:

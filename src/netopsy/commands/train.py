@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+from torch import nn
+
+from netopsy._checks import NetopsyError
+from netopsy._random import forked
+from netopsy._storage import read_json
 from netopsy.commands.inputs import model_factory, read_data, train_and_test
 from netopsy.training.config import FitConfig
+from netopsy.training.epoch import device_of
 from netopsy.training.fit import FitResult, fit
+from netopsy.training.inputs import Split, check_inputs, check_logits, check_trainable, hold_out
+from netopsy.training.removal import freeze, remove
 
 
 def train(
@@ -27,40 +37,97 @@ def train(
     Raises:
         NetopsyError: for names, sizes or options that cannot be worked with; or a folder that holds something else.
     """
-    train, test = train_and_test(read_data(data))
-    factory = model_factory(model, depth=depth, width=width, data=train)
-    return fit(
-        factory,
-        train,
-        config,
-        folder=folder,
-        resume=not overwrite,
-        overwrite=overwrite,
-        validation=None if config.validation_share else test,
-        about={"data": data, "model": model},
-        progress=lambda epoch, epochs, row: progress(epoch, epochs),
-    )
+    given, test = train_and_test(read_data(data))
+    validation = None if config.validation_share else test
+    factory = model_factory(model, depth=depth, width=width, data=given)
+    with _sole_trainer(folder):
+        if overwrite:
+            _network(factory, given, validation, config)  # what is refused must not cost the old run
+            _clear(folder)
+        return fit(
+            factory,
+            given,
+            config,
+            folder=folder,
+            resume=not overwrite,
+            overwrite=overwrite,
+            validation=validation,
+            about={"data": data, "model": model},
+            progress=lambda epoch, epochs, row: progress(epoch, epochs),
+        )
 
 
 def planned(config: FitConfig, *, model: str, depth: int | None, width: float | None, data: str) -> dict[str, Any]:
-    """What training would do: sizes and steps."""
-    (images, labels), test = train_and_test(read_data(data))
-    network = model_factory(model, depth=depth, width=width, data=(images, labels))()
-    held_out = round(config.validation_share * len(images))
-    steps = -(-(len(images) - held_out) // config.batch_size)
+    """What training would do: sizes and steps.
+
+    Raises:
+        NetopsyError: for what training would refuse, but for its folder.
+    """
+    given, test = train_and_test(read_data(data))
+    validation = None if config.validation_share else test
+    network = _network(model_factory(model, depth=depth, width=width, data=given), given, validation, config)
+    if config.validation_share:
+        given, validation = hold_out(given, config.validation_share, config.seed)
+    parameters = list(network.parameters())
     return {
         "model": type(network).__name__,
-        "parameters": sum(value.numel() for value in network.parameters()),
-        "train_examples": len(images) - held_out,
-        "validation_examples": held_out or (len(test[0]) if test else 0),
+        "parameters": sum(value.numel() for value in parameters),
+        "trained_parameters": sum(value.numel() for value in parameters if value.requires_grad),
+        "train_examples": len(given[0]),
+        "validation_examples": len(validation[0]) if validation else 0,
         "epochs": config.epochs,
-        "steps": steps * config.epochs,
+        "steps": -(-len(given[0]) // config.batch_size) * config.epochs,
         "checkpoints": len(config.keys),
-        "checkpoint_bytes": len(config.keys) * sum(v.nbytes for v in network.state_dict().values()),
+        "checkpoint_bytes": len(config.keys) * sum(value.nbytes for value in network.state_dict().values()),
     }
 
 
 def summary(run: FitResult, folder: Path) -> dict[str, Any]:
-    """How a run ended."""
-    last = {str(name): value for name, value in run.history.iloc[-1].items()}
-    return {"folder": str(folder), "stopped": run.stopped, "checkpoints": [*run.states], **last}
+    """How a run ended: where, why, and the history's row of its last checkpoint."""
+    last = max(run.states)
+    [row] = run.history[run.history.epoch == last].drop(columns=["epoch", "seconds"]).to_dict("records")
+    return {
+        "folder": str(folder),
+        "checkpoints": [*run.states],
+        "stopped": run.stopped,
+        "epochs": len(run.history),
+        "epoch": last,
+        **{str(name): value for name, value in row.items()},
+        "seconds": float(run.history.seconds.sum()),
+    }
+
+
+def _network(factory: Callable[[], nn.Module], data: Split, validation: Split | None, config: FitConfig) -> nn.Module:
+    """The network that would be trained, checked as `fit` does; its weights mean nothing."""
+    check_inputs(data, validation, config)
+    with forked(0):
+        network = factory()
+    check_trainable(network)
+    if config.removed:
+        remove(network, config.removed, data[0][:2].to(device_of(network)))
+    top = max(int(labels.max()) for _, labels in (data, *([validation] if validation else [])))
+    check_logits(network, data[0], top)
+    freeze(network, config.frozen)
+    return network
+
+
+@contextmanager
+def _sole_trainer(folder: Path) -> Iterator[None]:
+    """Two processes in one run folder would write over each other."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise NetopsyError(
+            f"{folder}: another process is training there; wait for it, or choose another folder"
+        ) from error
+
+
+def _clear(folder: Path) -> None:
+    """Remove the checkpoints that an older run's manifest lists: this one may keep other epochs."""
+    if (folder / "manifest.json").is_file():
+        keys = read_json(folder / "manifest.json").get("keys")
+        for key in keys if isinstance(keys, list) else ():
+            if isinstance(key, int):
+                (folder / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)

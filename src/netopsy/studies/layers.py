@@ -50,6 +50,7 @@ def run(
     claims: Sequence[str] = tuple(NEEDS),
     seeds: Sequence[int] | None = None,
     jobs: int = 1,
+    retry: bool = False,
     report: Report = lambda name, progress: None,
 ) -> Study:
     """Train what is not there, probe it, judge the claims.
@@ -61,6 +62,7 @@ def run(
         claims: of `CLAIMS`.
         seeds: training seeds; by default as many as a claim asks for.
         jobs: processes.
+        retry: try failed networks again.
         report: see `Report`.
 
     Raises:
@@ -83,7 +85,7 @@ def run(
         def tell(progress: Progress) -> None:
             report(sweep.name, progress)
 
-        return run_sweep(sweep, folder / sweep.name, runs=folder / "trained", jobs=jobs, progress=tell)
+        return run_sweep(sweep, folder / sweep.name, runs=folder / "trained", jobs=jobs, retry=retry, progress=tell)
 
     needed = list(dict.fromkeys(name for claim in claims for name in NEEDS.get(claim, ())))
     if needed:
@@ -93,8 +95,9 @@ def run(
         if len(failed):
             first = failed.iloc[0]
             raise NetopsyError(
-                f"{len(failed)} networks failed; {first.setting}, seed {first.seed}: {first.status}: {first.reason}; "
-                "no verdict without them"
+                f"{preset}: {len(failed)} of the networks failed, and there is no verdict without them; "
+                f"{first.setting}, seed {first.seed}: {first.status}: {first.reason}; mend that, and pass retry=True "
+                "(--retry)"
             )
         for name in needed:
             paths = frame[frame.setting == name].drop_duplicates("seed").result

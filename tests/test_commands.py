@@ -1,0 +1,722 @@
+"""train, inspect, plan and sweep: what they do, find again, refuse, and never run because a file says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
+
+from netopsy._checks import NetopsyError
+from netopsy._storage import read_json, read_table, write_json
+from netopsy.cli import main
+from netopsy.commands import inputs, sweeps
+from netopsy.commands import inspect as inspecting
+from netopsy.commands import train as training
+from netopsy.data.digits import digits
+from netopsy.models.fcn import fcn
+from netopsy.models.resnet import ResNet
+from netopsy.models.vgg import VGG
+from netopsy.probes.robustness import robustness
+from netopsy.probes.robustness_result import RobustnessResult
+from netopsy.store import probed as probed_module
+from netopsy.training import resume
+from netopsy.training.config import FitConfig
+from netopsy.training.fit import fit
+
+MINE = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from netopsy.data.dataset import standardize, subset
+from netopsy.data.digits import digits
+from netopsy.store.axes import grid
+from netopsy.store.sweep import Sweep
+
+number = 3
+
+def factory(width=4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+def sized(width):
+    return factory(width)
+
+def small():
+    return subset(standardize(digits()), train=120, test=40)
+
+def pair():
+    return small().train
+
+def two():
+    return small().train, small().test
+
+def mapping():
+    return {"train": small().train, "test": small().test}
+
+def batches():
+    (x, y), _ = small().test, None
+    return [(x[:20], y[:20]), (x[20:], y[20:])]
+
+def strange():
+    return 3.5
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    number: int = 0
+
+def measure(config, runs):
+    if config.number == 2:
+        raise KeyError("no such layer")
+    return {"square": config.number**2}
+
+SWEEP = Sweep(name="squares", base=Point(), measure=measure, axes=(grid({"number": tuple(range(7))}),))
+
+def sweep():
+    return SWEEP
+"""
+
+SMALL = ["--width", "4", "--depth", "2", "--epochs", "2", "--batch-size", "256"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with somebody's module `mine` in it."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+@pytest.fixture
+def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn; writing them is tested with the plots."""
+
+    def touch(picture: object, path: Path) -> Path:
+        path.touch()
+        return path
+
+    monkeypatch.setattr(inspecting, "save", touch)
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["train", str(folder), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A run of one of netopsy's own models, on digits."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def output(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that is refused says."""
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    return shown.err.removeprefix("error: ").strip()
+
+
+# train
+
+
+def test_train_writes_a_run_finds_it_and_refuses_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", str(tmp_path / "new" / "run"), *SMALL, "--json"]
+    assert main(command) == 0
+    first = output(capsys)
+    history = read_table(tmp_path / "new" / "run" / "history.parquet")
+    assert first["checkpoints"] == [0, 1, 2]
+    assert (first["stopped"], first["epoch"], first["epochs"]) == ("epochs", 2, 2)
+    assert first["validation_error"] == history.validation_error.iloc[-1]
+    assert first["seconds"] == history.seconds.sum()
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "new").rglob("*.*"))
+    heard: list[int] = []
+    monkeypatch.setattr("netopsy.cli._task", lambda progress, what: lambda done, total: heard.append(done))
+    assert main(command) == 0
+    assert (output(capsys), heard) == (first, [])  # nothing was trained
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "new").rglob("*.*")) == before
+    refused = error(capsys, *command, "--lr", "0.5", "--seed", "3")
+    assert "lr was 0.02, is 0.5; seed was 0, is 3" in refused
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "new").rglob("*.*")) == before
+
+
+def test_train_prints_numbers_for_the_eye(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tmp_path / "run"), "--dry-run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == ["model                FCN", "parameters           150,794"]
+    assert main(["train", str(tmp_path / "run"), *SMALL]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["folder", str(tmp_path / "run")]
+    assert "lr                0.02" in shown
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resume, "SECONDS", 0.0)
+    command = [*SMALL[:4], "--epochs", "4", "--batch-size", "256"]
+    heard: list[int] = []
+
+    def interrupt(progress: object, what: str) -> Callable[[int, int | None], None]:
+        def advance(done: int, total: int | None) -> None:
+            heard.append(done)
+            if heard == [1, 2]:
+                raise KeyboardInterrupt
+
+        return advance
+
+    monkeypatch.setattr("netopsy.cli._task", interrupt)
+    assert main(["train", str(tmp_path / "a"), *command]) == 130
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "interrupted; what was written stays, and the same command goes on from there\n"
+    assert not read_json(tmp_path / "a" / "manifest.json")["finished"]
+    assert main(["train", str(tmp_path / "a"), *command]) == 0
+    assert heard == [1, 2, 3, 4]
+    assert main(["train", str(tmp_path / "b"), *command]) == 0
+    for epoch in range(5):
+        one, other = (load_file(tmp_path / name / "checkpoints" / f"{epoch}.safetensors") for name in "ab")
+        assert all(torch.equal(one[name], other[name]) for name in other)
+        assert one.keys() == other.keys()
+    resumed, whole = (read_table(tmp_path / name / "history.parquet").drop(columns="seconds") for name in "ab")
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+
+
+def test_training_that_begins_anew_does_not_promise_to_go_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupt)
+    assert main(["train", str(run), "--overwrite"]) == 130
+    assert capsys.readouterr().err == "interrupted; what was written stays\n"
+
+
+def test_overwrite_replaces_a_longer_run_but_not_for_bad_options(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = [*SMALL[:4], "--epochs", "1", "--batch-size", "256", "--overwrite"]
+    assert "site 'nosuch'" in error(capsys, "train", str(run), *one, "--frozen", "nosuch")
+    assert "removed: 'nosuch'" in error(capsys, "train", str(run), *one, "--removed", "nosuch")
+    assert len(list((run / "checkpoints").iterdir())) == 3
+    assert main(["train", str(run), *one, "--json"]) == 0
+    assert output(capsys)["checkpoints"] == [0, 1]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"0.safetensors", "1.safetensors"}
+
+
+def test_two_processes_do_not_train_in_one_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with training._sole_trainer(run):
+        assert error(capsys, "train", str(run), *SMALL).endswith(
+            "another process is training there; wait for it, or choose another folder"
+        )
+    assert main(["train", str(run), *SMALL]) == 0
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_dry_run_of_train_writes_nothing(own: Path, extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name for path in own.iterdir()} | {"__pycache__"}
+    options = ["--model", "mine:factory", "--data", "mine:mapping", "--batch-size", "50", "--epochs", "3"]
+    assert main(["train", "runs/x", *options, "--frozen", "1", "--keep", "1", "--dry-run", *extra]) == 0
+    assert {path.name for path in own.iterdir()} | {"__pycache__"} == before
+    if extra:
+        planned = output(capsys)
+        assert planned == {
+            "model": "Sequential",
+            "parameters": 64 * 4 + 4 + 4 * 10 + 10,
+            "trained_parameters": 4 * 10 + 10,
+            "train_examples": 120,
+            "validation_examples": 40,
+            "epochs": 3,
+            "steps": 3 * 3,
+            "checkpoints": 3,
+            "checkpoint_bytes": 3 * 4 * 310,
+        }
+
+
+def test_a_dry_run_counts_what_training_uses(tmp_path: Path) -> None:
+    config = FitConfig(epochs=2, batch_size=64, lr=0.05, validation_share=0.13)
+    planned = training.planned(config, model="fcn", depth=1, width=4.0, data="digits")
+    run = fit(partial(fcn, inputs=64, classes=10, depth=1, width=4), digits().train, config, folder=tmp_path / "run")
+    assert planned["train_examples"] + planned["validation_examples"] == 1437
+    sizes = {name: path.stat().st_size for name, path in run.states.items()}  # type: ignore[union-attr]
+    assert planned["checkpoints"] == len(sizes)
+    assert planned["checkpoint_bytes"] == pytest.approx(sum(sizes.values()), rel=0.4)
+    assert planned["checkpoint_bytes"] < sum(sizes.values())  # which have headers
+
+
+def test_options_of_training_reach_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "--frozen",
+        "hidden.0",
+        "--removed",
+        "activation.1",
+        "--patience",
+        "1",
+        "--monitor",
+        "validation_error",
+    ]
+    more = ["--label-noise", "0.1", "--lr-drops", "1", "--optimizer", "adam", "--validation-share", "0.2"]
+    assert main(["train", str(tmp_path / "a"), *SMALL, *options, *more, "--json"]) == 0
+    shown = output(capsys)
+    manifest = read_json(tmp_path / "a" / "manifest.json")
+    expected = {
+        "frozen": ["hidden.0"], "removed": ["activation.1"], "patience": 1, "monitor": "validation_error",
+        "label_noise": 0.1, "lr_drops": [1], "optimizer": "adam", "validation_share": 0.2, "target_loss": None,
+    }  # fmt: skip
+    assert {name: manifest["config"][name] for name in expected} == expected
+    assert manifest["about"] == {"data": "digits", "model": "fcn"}
+    assert shown["epoch"] == max(manifest["keys"])  # the best one, whatever came after it
+    states = [load_file(tmp_path / "a" / "checkpoints" / f"{key}.safetensors") for key in (0, shown["epoch"])]
+    assert torch.equal(*(state["hidden.0.weight"] for state in states))
+    assert main(["train", str(tmp_path / "b"), *SMALL, "--target-loss", "50", "--json"]) == 0
+    stopped = output(capsys)
+    assert (stopped["stopped"], stopped["epochs"], stopped["checkpoints"]) == ("target", 1, [0, 1])
+
+
+def test_own_model_and_data_are_trained_and_inspected(
+    own: Path, unsaved: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--model", "mine:factory", "--data", "mine:two"]
+    assert main(["train", "runs/x", *named, "--epochs", "1", "--keep", "0", "--json"]) == 0
+    assert output(capsys)["checkpoints"] == [0, 1]
+    assert error(capsys, "inspect", "runs/x") == (
+        "runs/x: only netopsy's own models and data are loaded because a folder says so; pass --model "
+        "pkg.mod:factory (it was mine:factory) and --data NAME or pkg.mod:loader (it was mine:two)"
+    )
+    assert error(capsys, "inspect", "runs/x", *named[:2]).endswith(
+        "pass --data NAME or pkg.mod:loader (it was mine:two)"
+    )
+    assert main(["inspect", "runs/x", *named, "--json"]) == 0
+    rows = output(capsys)["rows"]
+    assert {row["split"] for row in rows} == {"test"}
+    assert {row["n"] for row in rows} == {40}
+    assert [row["site"] for row in rows] == [None, "1", "1", "3", "3"]
+
+
+# what inputs.py refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--model", "fnc"],
+            "model: expected one of fcn, vgg, resnet, or pkg.mod:factory; got 'fnc'; did you mean fcn?",
+        ),
+        (["--data", "digit"], "data: expected one of digits, fashion-mnist, mnist, cifar10, cifar100, or "),
+        (["--data", "digit"], "got 'digit'; did you mean digits?"),
+        (["--model", "mine:"], "model: expected pkg.mod:name, a name in a module that can be imported; got 'mine:'"),
+        (["--model", ":factory"], "expected pkg.mod:name, a name in a module that can be imported; got ':factory'"),
+        (["--model", "mine:factroy"], "model: module 'mine' has no 'factroy'; did you mean factory?"),
+        (["--model", "nowhere.at:all"], "model: cannot import 'nowhere.at': ModuleNotFoundError: No module named"),
+        (["--data", "broken:data"], "data: cannot import 'broken': ModuleNotFoundError: No module named 'nothing_of"),
+        (["--model", "mine:number"], "expected mine:number to be a function without arguments; it is int; name a "),
+        (["--data", "mine:number"], "data: expected mine:number to be a function without arguments; it is int"),
+        (["--model", "mine:sized"], "it has others (missing a required argument: 'width'); name a function that bin"),
+        (["--data", "mine:strange"], "data: expected a netopsy Dataset, a pair of tensors (inputs, labels), "),
+        (["--data", "mine:strange"], "got float"),
+        (["--data", "mine:batches"], "got list"),
+        (["--model", "mine:factory", "--depth", "2"], "model mine:factory: --depth and --width are of built-in mod"),
+        (["--model", "mine:factory", "--width", "2"], "model mine:factory: --depth and --width are of built-in mod"),
+        (["--depth", "0"], "depth: expected an integer >= 1; got 0"),
+        (["--width", "0"], "width: expected an integer >= 1; got 0"),
+        (["--width", "2.5"], "model fcn: expected a whole number of units as width; got 2.5"),
+        (["--width", "nan"], "model fcn: expected a whole number of units as width; got nan"),
+        (["--width", "inf"], "model fcn: expected a whole number of units as width; got inf"),
+        (["--model", "resnet", "--width", "nan"], "width: expected a number in "),
+        (["--model", "resnet", "--depth", "19"], "model resnet: expected a depth of 18, 34, 50, 101, 152; got 19"),
+        (["--model", "resnet", "--depth", "0"], "model resnet: expected a depth of 18, 34, 50, 101, 152; got 0"),
+        (["--model", "vgg", "--depth", "12"], "model vgg: expected a depth of 11, 13, 16, 19; got 12"),
+        (["--model", "os:getcwd"], "factory: expected a function that returns a torch.nn.Module; it returned str"),
+        (["--frozen", "nosuch"], "site 'nosuch': matches no module"),
+        (["--removed", "nosuch"], "removed: 'nosuch' matches no module"),
+    ],
+)
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["train", "dry-run"])
+@pytest.mark.usefixtures("unchecked")
+def test_bad_names_and_sizes_are_refused_before_anything_is_written(
+    own: Path, arguments: list[str], message: str, dry: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error(capsys, "train", str(own / "run"), *arguments, "--epochs", "1", *dry)
+    assert not (own / "run").exists()
+
+
+def test_models_take_the_data_s_size() -> None:
+    images, labels = torch.zeros(2, 3, 32, 32), torch.tensor([0, 6])
+    vgg = inputs.model_factory("vgg", depth=None, width=1 / 16, data=(images, labels))()
+    assert isinstance(vgg, VGG)
+    assert vgg.eval()(images).shape == (2, 7)
+    resnet = inputs.model_factory("resnet", depth=18, width=1 / 16, data=(images, labels))()
+    assert isinstance(resnet, ResNet)
+    assert resnet.eval()(images).shape == (2, 7)
+    with pytest.raises(
+        NetopsyError, match=r"model vgg: expected images \(n, channels, height, width\); got \(2, 64\)"
+    ):
+        inputs.model_factory("vgg", depth=None, width=None, data=(torch.zeros(2, 64), labels))
+
+
+def test_the_same_data_in_every_form(own: Path) -> None:
+    (train, test), part = inputs.train_and_test(inputs.read_data("mine:small")), "mine:pair"
+    assert test is not None
+    for name in ("mine:two", "mine:mapping"):
+        data = inputs.read_data(name)
+        again, held = inputs.train_and_test(data)
+        assert held is not None
+        splits = inputs.probed_splits(data)
+        assert list(splits) == ["test"]
+        for got, want in zip((*again, *held, *splits["test"]), (*train, *test, *test), strict=True):
+            assert torch.equal(got, want)
+    assert inputs.train_and_test(inputs.read_data(part))[1] is None
+    assert torch.equal(inputs.probed_splits(inputs.read_data(part))[0], train[0])
+    batches = inputs.read_data("mine:batches")
+    assert inputs.probed_splits(batches) is batches  # two batches are no two splits
+    assert inputs.probed_splits({"train": train}) == {"train": train}
+    assert inputs.probed_splits({"train": 0, "test": 1, "shifted": 2}) == {"test": 1, "shifted": 2}
+
+
+# a manifest is data
+
+FCN = {"call": "netopsy.models.fcn:fcn", "args": [], "kwargs": {"inputs": [1, 8, 8], "classes": 10, "width": 4}}
+
+
+def test_own_models_are_restored() -> None:
+    factory = inputs.recorded_factory({"factory": FCN})
+    assert factory is not None
+    assert factory().get_parameter("hidden.0.weight").shape == (4, 64)
+    nested = {"call": "netopsy.training.removal:without", "args": [FCN, ["activation.0"]], "kwargs": {}}
+    restored = inputs.recorded_factory({"factory": nested})
+    assert restored is not None
+    assert isinstance(restored().get_submodule("activation.0"), torch.nn.Identity)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"call": "os:system", "args": ["touch hacked"]},
+        {"call": "posix:system", "args": ["touch hacked"]},
+        {"call": "builtins:eval", "args": ["1"]},
+        {"call": "netopsy.models.fcn:os.system", "args": ["touch hacked"]},
+        {"call": "netopsy.models.fcn:fcn.__globals__"},
+        {"call": "netopsy.models.fcn:__builtins__"},
+        {"call": "netopsy.models.fcn:__loader__"},
+        {"call": "netopsy.models.fcn:_private"},
+        {"call": "netopsy.models.fcn:math", "args": []},
+        {"call": "netopsy.models.fcn:nn"},
+        {"call": "netopsy.models.fcn:initialize"},
+        {"call": "netopsy.models.resnet.os:system", "args": ["touch hacked"]},
+        {"call": "netopsy.models.:system"},
+        {"call": "netopsy.models./tmp/evil:run"},
+        {"call": "netopsy.models.nothing:fcn"},
+        {"call": "netopsy.models_evil:run"},
+        {"call": "xnetopsy.models.fcn:fcn"},
+        {"call": "netopsy.models.fcn:fcn\n"},
+        {"call": "netopsy.training.removal:freeze", "args": [FCN, ["hidden"]]},
+        {"call": "netopsy.training.removal:torch.load", "args": ["evil.pt"]},
+        {"call": "netopsy.training.removal:without", "args": [{"call": "os:getcwd"}, ["x"]]},
+        {"call": "netopsy.training.removal:without", "args": [{"call": "os:getcwd", "args": []}, ["x"]]},
+        {**FCN, "kwargs": {**FCN["kwargs"], "init": {"call": "os:getcwd"}}},  # type: ignore[dict-item]
+        {**FCN, "kwargs": {"widths": 3}},
+        {**FCN, "kwargs": [["inputs", 64]]},
+        {**FCN, "args": "abc"},
+        {**FCN, "args": {"0": 64}},
+        {"call": ["netopsy.models.fcn:fcn"]},
+        {"type": "netopsy.models.fcn:FCN"},
+        "netopsy.models.fcn:fcn",
+        ["netopsy.models.fcn:fcn"],
+        3,
+        None,
+    ],
+    ids=str,
+)
+def test_a_hostile_manifest_makes_us_call_nothing(
+    run: Path,
+    own: Path,
+    described: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def called(*args: Any) -> None:
+        raise AssertionError(f"called with {args}")
+
+    monkeypatch.setattr(os, "system", called)
+    manifest = read_json(run / "manifest.json")
+    write_json(run / "manifest.json", {**manifest, "factory": described})
+    assert inputs.recorded_factory({"factory": described}) is None
+    assert ": only netopsy's own models and data are loaded because a folder says so" in error(
+        capsys, "inspect", str(run)
+    )
+    assert not (own / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    "about", [{"data": "mine:strange"}, {"data": "os:getcwd"}, {"data": 3}, {"data": None}, {}, [], "digits", None]
+)
+def test_a_hostile_manifest_makes_us_load_nothing(
+    run: Path, own: Path, about: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(run / "manifest.json", {**read_json(run / "manifest.json"), "about": about})
+    assert "pass --data NAME or pkg.mod:loader" in error(capsys, "inspect", str(run))
+    assert "mine" not in sys.modules
+
+
+def test_a_foreign_or_damaged_manifest_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "manifest.json").write_text("{")
+    assert "expected JSON written by netopsy" in error(capsys, "inspect", str(run))
+    (run / "manifest.json").write_text('{"schema": 99}')
+    assert "upgrade netopsy to read it" in error(capsys, "inspect", str(run))
+
+
+# inspect and plan
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_inspect_finds_what_it_measured_and_measures_what_it_has_not(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(run), "--json"]) == 0
+    first = output(capsys)
+    result = RobustnessResult.load(Path(first["files"]["result"]))
+    assert set(first["files"]) == {"result", "heatmap", "curves"}
+    assert all(Path(path).exists() for path in first["files"].values())
+    assert [row["site"] for row in first["rows"]] == [
+        None, "hidden.0", "hidden.0", "hidden.1", "hidden.1", "classifier", "classifier",
+    ]  # fmt: skip
+    assert [row["error"] for row in first["rows"]] == pytest.approx(list(result.frame.error), abs=1e-9)
+    assert first["rows"][0]["verdict"] is None
+
+    real, asked = robustness, list[Any]()
+
+    def watched(trajectory: Any, data: Any, **options: Any) -> Any:
+        asked.append(options)
+        return real(trajectory, data, **options)
+
+    watched.__module__, watched.__wrapped__ = real.__module__, real  # type: ignore[attr-defined]
+    monkeypatch.setattr(probed_module, "robustness", watched)
+    monkeypatch.setattr(probed_module, "code_version", lambda *functions: "as before")
+    folders = set()
+    for extra in ([], ["--sites", "hidden.*"], ["--sites", "hidden.*", "--checkpoints", "all", "--draws", "0"]):
+        for _ in range(2):
+            assert main(["inspect", str(run), "--json", *extra]) == 0
+            found = output(capsys)
+            folders.add(found["files"]["result"])
+    assert len(asked) == len(folders) == 3  # each once
+    keys = [row["checkpoint"] for row in found["rows"] if row["site"] == "hidden.1"]
+    assert keys == [0, 1, 2]
+    assert {row["operation"] for row in found["rows"]} == {"baseline", "re-initialize"}
+
+
+def test_inspect_prints_a_table_and_its_files(
+    run: Path, unsaved: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--checkpoints",
+        "0",
+        "1",
+        "--stop",
+        "precision",
+        "--precision",
+        "0.5",
+        "--out",
+        str(tmp_path / "here"),
+    ]
+    assert main(["inspect", str(run), *options]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("test: error after each edit; the trained network: ")
+    assert len(list((tmp_path / "here").glob("robustness-*"))) == 1
+    assert f"\nresult   {tmp_path / 'here' / 'robustness-'}" in shown
+    assert not (run / "results").exists()
+
+
+def test_inspect_of_a_run_without_some_modules(
+    tmp_path: Path, unsaved: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ReLU that was removed has no parameters: the checkpoints would fit the full network too."""
+    assert main(["train", str(tmp_path / "run"), *SMALL, "--removed", "activation.*", "--json"]) == 0
+    trained = output(capsys)
+    assert main(["inspect", str(tmp_path / "run"), "--draws", "0", "--json"]) == 0
+    assert output(capsys)["rows"][0]["error"] == pytest.approx(trained["validation_error"], abs=1e-9)
+    factory = partial(fcn, inputs=64, classes=10, depth=2, width=4)
+    manifest = {"factory": {}, "config": {"removed": ["activation.*"]}}
+    assert isinstance(inputs.trained_factory(factory, manifest)().get_submodule("activation.1"), torch.nn.Identity)
+    assert inputs.trained_factory(factory, {"config": {"removed": ["activation.*"]}}) is factory  # a Recorder's own
+
+
+def test_an_interrupted_inspection_goes_on(run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sites": "modules", "checkpoints": "all", "draws": 1, "batch_size": 60}
+
+    def subject(out: Path) -> inspecting.Subject:
+        named = dict.fromkeys(("model", "init", "final", "data"))
+        return inspecting.subject(run, out=out, **named)
+
+    def interrupt(done: int, total: int | None) -> None:
+        if done >= 240:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inspecting.inspect(subject(tmp_path / "a"), options, interrupt)
+    [unfinished] = (tmp_path / "a").glob("robustness-*")
+    assert [path.name for path in unfinished.rglob("*.npz")] == ["robustness-0.npz"]
+    heard: list[int] = []
+    resumed, _ = inspecting.inspect(subject(tmp_path / "a"), options, lambda done, total: heard.append(done))
+    assert heard == [240, 300, 360]
+    whole, _ = inspecting.inspect(subject(tmp_path / "b"), options, lambda done, total: None)
+    pd.testing.assert_frame_equal(resumed.frame, whole.frame, check_exact=True)
+    assert not list((tmp_path / "a").rglob("*.npz"))
+
+
+def models(folder: Path) -> Path:
+    """Steps of a Hugging Face Trainer, and beside them what it does not keep: the initial weights."""
+    for step in (0, 5, 10):
+        torch.manual_seed(step)
+        state = inputs.imported("model", "mine:factory")().state_dict()
+        place = folder / f"checkpoint-{step}" if step else folder.parent / "initial"
+        place.mkdir(parents=True)
+        save_file(state, place / "model.safetensors")
+        (place / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_inspect_of_others_checkpoints(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = models(own / "hf" / "run")
+    named = ["--model", "mine:factory", "--data", "mine:batches"]
+    assert "pass --model pkg.mod:factory and --data NAME or pkg.mod:loader" in error(capsys, "inspect", str(folder))
+    assert "no checkpoint 0 (the weights before training)" in error(capsys, "inspect", str(folder), *named)
+    start = ["--init", str(own / "hf" / "initial")]
+    assert main(["inspect", str(folder), *named, *start, "--checkpoints", "0", "5", "--json"]) == 0
+    found = output(capsys)
+    assert {row["checkpoint"] for row in found["rows"]} == {None, 0, 5}
+    final = [*start, "--final", str(folder / "checkpoint-10" / "model.safetensors")]
+    assert main(["inspect", *named, *final, "--json"]) == 0
+    both = output(capsys)
+    assert both["files"]["result"].startswith("runs/inspected/robustness-")
+    at_start = [row for row in found["rows"] if row["checkpoint"] in (None, 0)]
+    assert [row["error"] for row in both["rows"]] == [row["error"] for row in at_start]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [],
+            "inspect: expected RUN, or --model, --init, --final and --data; missing --model, --init, --final, --data",
+        ),
+        (["--model", "mine:factory", "--init", "a"], "missing --final, --data"),
+        (["nowhere"], "inspect: expected the folder of a run; there is no folder nowhere"),
+        (["run", "--final", "x"], "expected RUN, or --model, --init, --final and --data; got RUN and --final"),
+        (["run", "--sites", "hiden"], "site 'hiden': matches no module with parameters and no parameter of FCN"),
+        (["run", "--checkpoints", "9"], "trajectory: no checkpoint 9; recorded are 0, 1, 2"),
+        (["run", "--draws", "-1"], "draws: expected an integer >= 0; got -1"),
+        (["run", "--draws", "0", "--checkpoints"], "nothing to measure"),
+        (["run", "--init", "run/checkpoints/1.safetensors"], "initial: expected no checkpoint 0"),
+        (["run", "--model", "mine:sized"], "model: expected mine:sized to be a function without arguments"),
+        (["run", "--data", "digit"], "data: expected one of digits"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "plan"])
+def test_inspect_and_plan_refuse(
+    run: Path, own: Path, command: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error(capsys, command, *arguments)
+    assert not [path for path in run.rglob("robustness-*") if not path.name.endswith(".lock")]
+
+
+def test_plan_is_inspect_dry_run_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.rglob("*"))
+    shown = []
+    for command in (["plan"], ["inspect", "--dry-run"]):
+        assert main([*command, str(run), "--sites", "hidden.*", "--draws", "2", "--json"]) == 0
+        shown.append(output(capsys))
+    assert shown[0]["rows"] == shown[1]["rows"] == {"re-initialize": 2, "re-randomize": 4, "no-op": 0}
+    assert shown[0].keys() == shown[1].keys() >= {"seconds", "peak_bytes", "forwards"}
+    assert main(["plan", str(run)]) == 0
+    assert capsys.readouterr().out.startswith("rows ")
+    assert sorted(run.rglob("*")) == before
+
+
+# sweep
+
+
+def test_a_sweep_runs_is_counted_and_tries_again_only_when_asked(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["sweep", "mine:sweep", "--jobs", "2", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [
+        "squares: 7 tasks: 7 to do", "", *(f"number={i}" for i in range(5)), "and 2 more",
+    ]  # fmt: skip
+    assert not (own / "runs").exists()
+    assert main(["sweep", "mine:SWEEP", "--dry-run", "--json"]) == 0
+    assert output(capsys)["left"] == 7
+    assert main(["sweep", "mine:sweep"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("squares: 7 tasks: 6 ok, 1 exception, 0 to do\n")
+    assert "1 failed: KeyError: 'no such layer' (mine.py:" in shown
+    assert shown.endswith("runs/squares/results\n")
+    for command in (["status"], ["status", "runs/squares"], ["status", "runs"], ["status", "mine:sweep"]):
+        assert main(["sweep", *command]) == 0
+        assert capsys.readouterr().out.startswith("squares: 7 tasks: 6 ok, 1 exception, 0 to do\n")
+        assert main(["sweep", *command, "--json"]) == 0
+        [state] = output(capsys)
+        assert (state["counts"], state["left"], state["stale"]) == ({"ok": 6, "exception": 1}, 0, 0)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(sweeps, "run_sweep", lambda sweep, folder, **options: given.update(options, folder=folder))
+    assert main(["sweep", "mine:sweep", "--jobs", "2", "--threads", "3", "--retry", "--out", "runs/squares"]) == 0
+    given.pop("progress")
+    assert given == {"folder": Path("runs/squares"), "jobs": 2, "threads": 3, "retry": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "sweep: expected pkg.mod:sweep, or status [FOLDER or pkg.mod:sweep]; got nothing"),
+        (
+            ["mine:sweep", "runs"],
+            "sweep: expected pkg.mod:sweep, or status [FOLDER or pkg.mod:sweep]; got mine:sweep",
+        ),
+        (["status", "a", "b"], "got status a b"),
+        (["mine"], "sweep: expected pkg.mod:name, a name in a module that can be imported; got 'mine'"),
+        (["mine:factory"], "sweep: expected mine:factory to be a netopsy.Sweep, or a function that returns one; it "),
+        (
+            ["mine:number"],
+            "sweep: expected mine:number to be a netopsy.Sweep, or a function that returns one; it is int",
+        ),
+        (["mine:sized"], "sweep: expected mine:sized to be a function without arguments"),
+        (["status"], "runs: expected a folder in which a sweep was started; no sweep was; pass its folder"),
+        (["mine:sweep", "--jobs", "0"], "jobs: expected an integer >= 1; got 0"),
+    ],
+)
+def test_bad_sweeps_are_refused(
+    own: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error(capsys, "sweep", *arguments)
+
+
+def test_a_figure_is_what_is_saved(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(inspecting, "save", lambda axes, path: drawn.append(axes.get_figure()))
+    assert main(["inspect", str(run), "--draws", "0", "--sites", "classifier"]) == 0
+    assert [type(figure) for figure in drawn] == [Figure, Figure]
