@@ -97,9 +97,15 @@ def measure_width(config: Width, runs: Path) -> pd.DataFrame:
 def measure_treated(config: Treated, runs: Path) -> pd.DataFrame:
     """Train a net of Table 1; of a normal one, reset each group's blocks one by one and all together too."""
     data = load(config.data, small=True)
-    channels = data.train[0].shape[1]
-    size = {"channels": channels, "stages": (3, 3, 3), "width": config.width}
-    factory = partial(resnet, 18, classes=data.classes, init="glorot-uniform", **size)
+    factory = partial(
+        resnet,
+        18,
+        classes=data.classes,
+        channels=data.train[0].shape[1],
+        stages=(3, 3, 3),
+        width=config.width,
+        init="glorot-uniform",
+    )
     recipe = replace(layers_fcn(epochs=config.epochs, seed=config.seed), keep=(0,))
     blocks = [site.name for site in find_sites(factory(), "blocks")]
     if config.training != "normal":
