@@ -270,3 +270,10 @@ def test_the_paper_s_settings_are_complete(name: str) -> None:
         assert model.hidden[1].weight.shape == (256, 256)  # type: ignore[union-attr, index]
         if depth == 5:
             assert {"layers 2, 3, 4, 5, 6", "layers 2, 4, 6"} <= set(groups)
+
+
+def test_a_result_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pd.DataFrame({"status": "ok", "setting": "fcn3", "seed": [0, 1, 2], "result": "probed/robustness-0"})
+    monkeypatch.setattr(layers, "run_sweep", lambda *args, **options: rows)
+    with pytest.raises(NetopsyError, match=r"fcn3: expected its result in .*robustness-0; it is gone, while"):
+        layers.run(tmp_path, claims=("F1a",))

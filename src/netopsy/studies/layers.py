@@ -101,7 +101,7 @@ def run(
             )
         for name in needed:
             paths = frame[frame.setting == name].drop_duplicates("seed").result
-            results[name] = [RobustnessResult.load(folder / "trained" / path) for path in paths]
+            results[name] = [_loaded(folder, name, path) for path in paths]
     for claim in claims:
         if claim == "F2":
             tables[claim] = rows(width_sweep(seeds=seeds or range(CLAIMS[claim].seeds)))
@@ -114,3 +114,13 @@ def run(
         verdicts[claim] = judge(CLAIMS[claim], values)
         write_table(folder / "verdicts" / f"{claim}.parquet", verdicts[claim].table)
     return Study(verdicts=verdicts, results=results, tables=tables)
+
+
+def _loaded(folder: Path, setting: str, path: str) -> RobustnessResult:
+    where = folder / "trained" / path
+    if not where.is_dir():
+        raise NetopsyError(
+            f"{setting}: expected its result in {where}; it is gone, while the list of finished work still names it; "
+            "put it back, or choose another folder"
+        )
+    return RobustnessResult.load(where)
