@@ -45,7 +45,7 @@ def test_rows_come_in_the_order_of_the_configurations_and_work_is_done_once(tmp_
     expected = [float(torch.randn(20_000, generator=torch.Generator().manual_seed(n)).mean()) for n in range(3)]
     assert first["mean"].tolist() == expected
     assert set(first) == {
-        *("key", "status", "seconds", "code", "netopsy", "torch"),
+        *("key", "point", "status", "seconds", "code", "netopsy", "torch"),
         *("number", "kind", "seed", "inner.lr", "inner.depth", "mean", "threads"),
     }
 
@@ -122,13 +122,13 @@ def test_a_task_that_kills_its_process_takes_nothing_with_it(tmp_path: Path) -> 
     assert (seen[-1].done, seen[-1].failed) == (3, 1)
 
 
-def test_results_that_are_there_are_found_under_another_version_of_nothing(tmp_path: Path) -> None:
+def test_results_are_found_under_the_same_code_and_replaced_by_those_of_other_code(tmp_path: Path) -> None:
     keyed_map(measure, points(2), folder=tmp_path, code="1")
     keyed_map(measure, points(2), folder=tmp_path, code="1")
     assert calls(tmp_path) == 2
     keyed_map(measure, points(2), folder=tmp_path, code="2")
     assert calls(tmp_path) == 4
-    assert load_results(tmp_path).code.tolist() == ["1", "1", "2", "2"]
+    assert load_results(tmp_path).code.tolist() == ["2", "2"]
 
 
 def test_a_process_that_has_loaded_other_code_does_no_work_under_the_old_key(tmp_path: Path) -> None:

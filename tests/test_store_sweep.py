@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from netopsy._checks import NetopsyError
@@ -139,12 +140,15 @@ def test_status_counts_failures_and_other_work(tmp_path: Path) -> None:
     assert "1 older results in the folder are of other code or other axes" in str(found)
 
 
-def test_results_of_other_code_are_stale_and_stay(tmp_path: Path) -> None:
-    run_sweep(sweep(code="1", seeds=(0, 1)), tmp_path)
+def test_results_of_other_code_are_stale_until_they_are_replaced(tmp_path: Path) -> None:
+    run_sweep(sweep(code="1", seeds=(0, 1, 2)), tmp_path)
     newer = sweep(code="2", seeds=(0, 1))
-    assert (status_of(newer, tmp_path).left, status_of(newer, tmp_path).stale) == (2, 2)
+    assert (status_of(newer, tmp_path).left, status_of(newer, tmp_path).stale) == (2, 3)
     assert len(run_sweep(newer, tmp_path)) == 2
-    assert len(load_results(tmp_path)) == 4
+    rows = load_results(tmp_path, columns=["seed", "code"]).sort_values("seed")
+    assert rows.to_dict("list") == {"seed": [0, 1, 2], "code": ["2", "2", "1"]}
+    assert len(pd.read_parquet(tmp_path / "results")) == 3
+    assert status_of(newer, tmp_path).stale == 1
 
 
 def test_a_larger_sweep_does_only_what_is_new(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def tasks_of(
                         f"column {name!r} of {config!r}: the name is taken by another column that every row has; "
                         "rename the field or label"
                     )
-            tasks[key] = Task(key, config, {**columns, **more})
+            point = digest({"function": own["function"], "config": config})
+            tasks[key] = Task(key, point, config, {**columns, **more})
     return list(tasks.values())
 
 

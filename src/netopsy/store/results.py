@@ -52,8 +52,9 @@ def load_results(
             `pyarrow.dataset` takes, such as `pyarrow.dataset.field("width") > 16`.
 
     Returns:
-        A row a measurement: `key` (of the task), `status` (`ok` or why it failed), `reason`, `seconds`, the fields of
-        the task's configuration, and what was measured. Whole numbers with gaps are `Int64`.
+        A row a measurement: `key` (of the task), `point` (the same without the version of the code: each is there
+        once, as it was measured last), `status` (`ok` or why it failed), `reason`, `seconds`, `code` and other
+        versions, the fields of the task's configuration, and what was measured. Whole numbers with gaps are `Int64`.
 
     Raises:
         NetopsyError: when the folder holds no results or those of a newer netopsy, or a column does not exist.
@@ -61,7 +62,7 @@ def load_results(
     folder = Path(folder)
     filtered = tuple(where) if isinstance(where, Mapping) else ()
     whole = columns is None or isinstance(where, ds.Expression)  # whose columns nobody tells
-    table, names = _all_rows(folder, None if whole else ["key", "status", *(columns or ()), *filtered])
+    table, names = _all_rows(folder, None if whole else ["key", "point", "status", *(columns or ()), *filtered])
     if table is None:
         raise NetopsyError(
             f"{folder}: expected a folder of results (results/part-*.parquet); it has none; pass the folder that a "
@@ -105,11 +106,10 @@ def merge(folder: Path) -> None:
     parts = [(path, _read(path)) for path in _parts(folder)]
     fresh = _fresh([_read(path) for path in pending], [table for _, table in parts])
     if fresh is not None:
-        again = pa.array(set(fresh["key"].to_pylist()), pa.string())
         schema = _schema([fresh.schema, *(table.schema for _, table in parts)])
         last = parts[-1][1] if parts and parts[-1][1].num_rows < PART_ROWS else None
         for path, table in parts:
-            kept = table.filter(pc.invert(pc.is_in(table["key"], again)))  # failures that were tried again
+            kept = _without(table, fresh)
             if table is last:
                 _write(path, pa.concat_tables([_cast(kept, schema), _cast(fresh, schema)]))
             elif kept.num_rows < table.num_rows or not schema.equals(table.schema):
@@ -180,6 +180,15 @@ def _fresh(pending: Sequence[pa.Table], parts: Sequence[pa.Table]) -> pa.Table |
     return _joined(chosen)
 
 
+def _without(table: pa.Table, fresh: pa.Table) -> pa.Table:
+    """Rows that fresh ones do not replace: those of failures tried again, and of the same point under other code."""
+    for name in ("key", "point"):
+        if name in table.column_names and name in fresh.column_names:
+            again = pa.array(set(fresh[name].to_pylist()), pa.string())
+            table = table.filter(pc.invert(pc.is_in(table[name], again)))
+    return table
+
+
 def _all_rows(folder: Path, columns: list[str] | None) -> tuple[pa.Table | None, list[str]]:
     """What is in the data set and what is pending; and the names of all columns.
 
@@ -191,9 +200,7 @@ def _all_rows(folder: Path, columns: list[str] | None) -> tuple[pa.Table | None,
     parts = [_rows(file, columns) for file in files]
     fresh = _fresh(pending, parts) if pending else None
     if fresh is not None:
-        again = pa.array(set(fresh["key"].to_pylist()), pa.string())
-        parts = [table.filter(pc.invert(pc.is_in(table["key"], again))) for table in parts]
-        parts.append(fresh)
+        parts = [*(_without(table, fresh) for table in parts), fresh]
     return (_joined(parts) if parts else None), names
 
 

@@ -25,7 +25,7 @@ FLUSH_SECONDS = 0.5
 """Work as long as this is written at once; shorter work waits for more. A killed process loses no more."""
 
 KILLED = "killed"
-HEAD = {name: pa.string() for name in ("key", "status", "reason", "code", "netopsy", "torch")} | {
+HEAD = {name: pa.string() for name in ("key", "point", "status", "reason", "code", "netopsy", "torch")} | {
     "seconds": pa.float64()
 }
 """Columns that all rows have."""
@@ -40,11 +40,13 @@ class Task:
 
     Attributes:
         key: of its results.
+        point: the same, whatever the version of the code.
         config: what the function is called with.
         columns: what its rows say of the configuration.
     """
 
     key: str
+    point: str
     config: Any
     columns: Mapping[str, object]
 
@@ -139,7 +141,8 @@ def _rows(
 ) -> pa.Table:
     """The task's columns, repeated, beside what it measured; one row where that is nothing."""
     count = 1 if measured is None else max(1, measured.num_rows)
-    head = {"key": task.key, "status": status, "reason": reason, "seconds": seconds, **stamp, **task.columns}
+    own = {"key": task.key, "point": task.point, "status": status, "reason": reason, "seconds": seconds}
+    head = {**own, **stamp, **task.columns}
     columns = {name: pa.array([value] * count, HEAD.get(name)) for name, value in head.items()}
     if measured is None or not measured.num_rows:
         return pa.table(columns)
