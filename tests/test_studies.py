@@ -23,7 +23,7 @@ from netopsy.network.sites import find_sites
 from netopsy.store.keyed import Progress
 from netopsy.store.runs import list_runs
 from netopsy.store.sweep import Sweep
-from netopsy.studies import layers, layers_pictures, layers_settings, layers_sweep_claims, layers_sweeps
+from netopsy.studies import layers, layers_pictures, layers_settings, layers_sweeps
 from netopsy.studies.layers import NEEDS
 from netopsy.studies.layers_claims import ALL_BUT_FIRST, CLAIMS
 from netopsy.studies.layers_settings import PAPER, PRESETS, Setting
@@ -114,7 +114,7 @@ def test_a_network_that_fails_is_named_and_not_tried_again_unasked(
 def test_the_claims_with_sweeps_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hard = {"normal": 0.15, "individual": 0.16, "frozen": 0.2, "removed": 0.25, "joint": 0.8}
     easy = {"normal": 0.03, "individual": 0.04, "frozen": 0.06, "removed": 0.035, "joint": 0.8}
-    t1 = t1_table(easy, hard).assign(training="normal", group="none")
+    t1 = t1_table(easy, hard).assign(training="normal")
     given: list[tuple[Any, ...]] = []
 
     def run_sweep(sweep: Sweep, folder: Path, **options: Any) -> pd.DataFrame:
@@ -150,15 +150,12 @@ def test_the_sweeps_are_the_paper_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(width.configs) == 2 * 2 * 6 * 5
     assert {(c.data, c.epochs) for c in width.configs} == {("digits", 400), ("fashion-mnist", 60)}
     assert {c.width for c in width.configs} == set(WIDTHS)
-    assert len(treated.configs) == 2 * 5 * 3
-    normal = [c for c in treated.configs if c.training == "normal"]
-    assert {(c.data, c.group, c.seed) for c in normal} == {
-        (data, "none", seed) for data in ("digits", "fashion-mnist") for seed in range(3)
-    }
-    assert {(c.training, c.group) for c in treated.configs if c.training != "normal"} == {
-        (training, group)
-        for training in ("frozen", "removed")
-        for group in (layers_sweep_claims.ALL_BUT_FIRST, layers_sweeps.MIDDLE)
+    assert len(treated.configs) == 3 * 2 * 3
+    assert {(c.training, c.data, c.seed) for c in treated.configs} == {
+        (training, data, seed)
+        for training in ("normal", "frozen", "removed")
+        for data in ("digits", "fashion-mnist")
+        for seed in range(3)
     }
 
 
@@ -170,10 +167,9 @@ def test_rows_of_the_sweeps_on_tiny_nets(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(increases) == 1
     tables = []
     base = Treated(width=1 / 16, epochs=1)
-    frozen_group = replace(base, training="frozen", group=ALL_BUT_FIRST)
-    for config in (replace(base, group=NONE), frozen_group, replace(frozen_group, training="removed")):
+    for config in (base, replace(base, training="frozen"), replace(base, training="removed")):
         table = measure_treated(config, tmp_path)
-        tables.append(table.assign(data="digits", seed=0, training=config.training, group=config.group, status="ok"))
+        tables.append(table.assign(data="digits", seed=0, training=config.training, status="ok"))
     whole = treated_table(pd.concat(tables, ignore_index=True))
     asked = whole[whole.groups.isin([ALL_BUT_FIRST, NONE])]
     assert sorted(asked.treatment) == ["frozen", "individual", "joint", "normal", "removed"]
@@ -186,6 +182,7 @@ def test_rows_of_the_sweeps_on_tiny_nets(tmp_path: Path, monkeypatch: pytest.Mon
     assert frozen[2]
     assert not [name for name in frozen[2] if name.endswith("block1")]
     assert frozen[2] == max(config["removed"] for config in configs)
+    assert len(frozen[2]) == 6  # two of three blocks in each of three stages
 
 
 def test_failed_runs_keep_their_place_in_table_1() -> None:
@@ -194,16 +191,15 @@ def test_failed_runs_keep_their_place_in_table_1() -> None:
             "data": ["digits", "digits", "fashion-mnist"],
             "seed": [0, 0, 0],
             "training": ["normal", "frozen", "removed"],
-            "group": ["none", "some", "some"],
             "status": ["ok", "diverged", "ok"],
             "treatment": ["normal", None, "removed"],
-            "groups": ["none", None, "some"],
+            "groups": ["none", None, ALL_BUT_FIRST],
             "error": [0.25, None, 0.5],
         }
     )
     table = treated_table(frame)
     assert table.treatment.tolist() == ["normal", "frozen", "removed"]
-    assert table.groups.tolist() == ["none", "some", "some"]
+    assert table.groups.tolist() == ["none", ALL_BUT_FIRST, ALL_BUT_FIRST]
     assert table.delta_error.iloc[0] == 0.0
     assert table.delta_error.iloc[1:].isna().all()  # no error; no normal net to compare with
     lost = treated_table(frame.drop(columns=["treatment", "groups", "error"]).assign(status="diverged"))

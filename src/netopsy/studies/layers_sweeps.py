@@ -28,7 +28,6 @@ from netopsy.training.recipes import layers_fcn
 DataName = Literal["digits", "fashion-mnist"]
 NONE = "none"
 ALL_BUT_FIRST = "all but the first block of each stage"
-MIDDLE = "all but the first block, stages 2 and 3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +58,7 @@ class Treated:
 
     Attributes:
         data: set; the hard one is a balanced subset at half its resolution.
-        training: as usual, with a group of blocks frozen at their initial values, or with it removed.
-        group: name of that group, of `residual_groups`.
+        training: as usual, with all but the first block of each stage frozen at their initial values, or removed.
         width: factor of the channels.
         epochs: of training.
         seed: of everything.
@@ -68,7 +66,6 @@ class Treated:
 
     data: DataName = "digits"
     training: Literal["normal", "frozen", "removed"] = "normal"
-    group: str = NONE
     width: float = 0.25
     epochs: int = 100
     seed: int = 0
@@ -107,23 +104,23 @@ def measure_treated(config: Treated, runs: Path) -> pd.DataFrame:
         init="glorot-uniform",
     )
     recipe = replace(layers_fcn(epochs=config.epochs, seed=config.seed), keep=(0,))
-    blocks = [site.name for site in find_sites(factory(), "blocks")]
+    group = residual_groups([site.name for site in find_sites(factory(), "blocks")])[ALL_BUT_FIRST]
     if config.training != "normal":
-        group = residual_groups(blocks)[config.group]
         recipe = replace(recipe, frozen=group) if config.training == "frozen" else replace(recipe, removed=group)
     run = trained(factory, data.train, recipe, catalogue=runs)
     if config.training != "normal":
         error = evaluate(run.trajectory.model(), data.test, (), metrics=("error",)).baseline["error"]
-        return _row(config.training, config.group, error)
-    result = robustness(
-        run.trajectory, {"test": data.test}, sites="blocks", draws=0, groups=residual_groups, seed=config.seed
-    )
-    frame = result.to_frame()
+        return _row(config.training, ALL_BUT_FIRST, error)
+    joint = {ALL_BUT_FIRST: group}
+    frame = robustness(
+        run.trajectory, {"test": data.test}, sites="blocks", draws=0, groups=joint, seed=config.seed
+    ).to_frame()
     reset = frame[frame.operation == "re-initialize"].set_index("site").error
-    rows = [_row("normal", NONE, float(frame[frame.operation == "baseline"].error.iloc[0]))]
-    for name, members in result.groups.items():
-        rows.append(_row("individual", name, float(reset[list(members)].mean())))
-        rows.append(_row("joint", name, float(reset[name])))
+    rows = [
+        _row("normal", NONE, float(frame[frame.operation == "baseline"].error.iloc[0])),
+        _row("individual", ALL_BUT_FIRST, float(reset[list(group)].mean())),
+        _row("joint", ALL_BUT_FIRST, float(reset[ALL_BUT_FIRST])),
+    ]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -135,7 +132,8 @@ def treated_table(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if "treatment" not in rows:  # nothing but failures
         rows = rows.assign(treatment=None, groups=None, error=float("nan"))
-    named = rows.assign(treatment=rows.treatment.fillna(rows.training), groups=rows.groups.fillna(rows.group))
+    group = rows.training.map({"normal": NONE, "frozen": ALL_BUT_FIRST, "removed": ALL_BUT_FIRST})
+    named = rows.assign(treatment=rows.treatment.fillna(rows.training), groups=rows.groups.fillna(group))
     normal = named[named.treatment == "normal"].set_index(["data", "seed"]).error
     if normal.index.has_duplicates:
         raise NetopsyError("table 1: expected one normal net of each data set and seed; got several")
@@ -159,10 +157,9 @@ def width_sweep(
 
 
 def treatment_sweep(*, seeds: Sequence[int] = (0, 1, 2), epochs: tuple[int, int] = (100, 30)) -> Sweep:
-    """Table 1: normal, frozen and removed groups of residual blocks, an easy and a hard data set."""
+    """Table 1: residual blocks trained as usual, frozen and removed, on an easy and a hard data set."""
     sets = ({"data": "digits", "epochs": epochs[0]}, {"data": "fashion-mnist", "epochs": epochs[1]})
-    groups = grid({"training": ("frozen", "removed"), "group": (ALL_BUT_FIRST, MIDDLE)})
-    axes = (({"training": "normal", "group": NONE}, *groups), sets)
+    axes = (grid({"training": ("normal", "frozen", "removed")}), sets)
     return Sweep(name="layers-t1", base=Treated(), measure=measure_treated, axes=axes, seeds=seeds)
 
 
