@@ -126,6 +126,15 @@ def contents(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Everywhere, as in the processes that are killed: the bits depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What every config gives undisturbed."""

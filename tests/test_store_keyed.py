@@ -183,12 +183,13 @@ def test_a_configuration_as_columns() -> None:
 
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import tests.sweeps_for_tests as sweeps
 from netopsy.store.keyed import keyed_map
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have set it to be ignored
     function, count, jobs = getattr(sweeps, sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     try:
         keyed_map(function, [sweeps.Point(number=n) for n in range(count)], folder=Path(sys.argv[1]), jobs=jobs)
