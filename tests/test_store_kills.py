@@ -91,10 +91,11 @@ def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
                 assert driver.poll() is None, f"the sweep ended after {hits}; give it more tasks"
                 time.sleep(0.02)
             time.sleep(source.uniform(0.0, 0.5))
-            alive = workers(driver.pid)
-            assert driver.poll() is None, f"the sweep ended after {hits}; give it more tasks"
-            victim = driver.pid if target == "driver" else source.choice(alive or workers(driver.pid))
-            os.kill(victim, signal.SIGKILL)
+            victims = [driver.pid] if target == "driver" else workers(driver.pid)
+            while not victims:  # a new pool is on its way
+                assert driver.poll() is None, f"the sweep ended after {hits}; give it more tasks"
+                victims = workers(driver.pid)
+            os.kill(source.choice(victims), signal.SIGKILL)
             hits[target] += 1
             if target == "driver":
                 driver.wait()
