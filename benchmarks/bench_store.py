@@ -87,7 +87,7 @@ def results(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def main(repeats: int = 5) -> None:
+def main(repeats: int = 3) -> None:
     torch.set_num_threads(1)
     cost = interleaved(repeats, naive=fresh(file_a_task), one=overhead(1), two=overhead(2))
     per_task = [1000 * statistics.median(cost[name]) / TASKS for name in ("naive", "one", "two")]
