@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import nn
 
 from netopsy._checks import NetopsyError
-from netopsy._random import forked
-from netopsy._storage import read_json
 from netopsy.commands.inputs import model_factory, read_data, train_and_test
 from netopsy.training.config import FitConfig
-from netopsy.training.epoch import device_of
-from netopsy.training.fit import FitResult, fit
-from netopsy.training.inputs import Split, check_inputs, check_logits, check_trainable, hold_out
-from netopsy.training.removal import freeze, remove
+from netopsy.training.fit import FitResult, build, fit
+from netopsy.training.inputs import check_inputs, hold_out
+from netopsy.training.run_folder import clear_listed
 
 
 def train(
@@ -42,8 +38,9 @@ def train(
     factory = model_factory(model, depth=depth, width=width, data=given)
     with _sole_trainer(folder):
         if overwrite:
-            _network(factory, given, validation, config)  # what is refused must not cost the old run
-            _clear(folder)
+            check_inputs(given, validation, config)  # what is refused must not cost the old run
+            build(factory, given, validation, config)
+            clear_listed(folder)
         return fit(
             factory,
             given,
@@ -65,7 +62,8 @@ def planned(config: FitConfig, *, model: str, depth: int | None, width: float | 
     """
     given, test = train_and_test(read_data(data))
     validation = None if config.validation_share else test
-    network = _network(model_factory(model, depth=depth, width=width, data=given), given, validation, config)
+    check_inputs(given, validation, config)
+    network, _ = build(model_factory(model, depth=depth, width=width, data=given), given, validation, config)
     if config.validation_share:
         given, validation = hold_out(given, config.validation_share, config.seed)
     parameters = list(network.parameters())
@@ -97,20 +95,6 @@ def summary(run: FitResult, folder: Path) -> dict[str, Any]:
     }
 
 
-def _network(factory: Callable[[], nn.Module], data: Split, validation: Split | None, config: FitConfig) -> nn.Module:
-    """The network that would be trained, checked as `fit` does; its weights mean nothing."""
-    check_inputs(data, validation, config)
-    with forked(0):
-        network = factory()
-    check_trainable(network)
-    if config.removed:
-        remove(network, config.removed, data[0][:2].to(device_of(network)))
-    top = max(int(labels.max()) for _, labels in (data, *([validation] if validation else [])))
-    check_logits(network, data[0], top)
-    freeze(network, config.frozen)
-    return network
-
-
 @contextmanager
 def _sole_trainer(folder: Path) -> Iterator[None]:
     """Two processes in one run folder would write over each other."""
@@ -122,12 +106,3 @@ def _sole_trainer(folder: Path) -> Iterator[None]:
         raise NetopsyError(
             f"{folder}: another process is training there; wait for it, or choose another folder"
         ) from error
-
-
-def _clear(folder: Path) -> None:
-    """Remove the checkpoints that an older run's manifest lists: this one may keep other epochs."""
-    if (folder / "manifest.json").is_file():
-        keys = read_json(folder / "manifest.json").get("keys")
-        for key in keys if isinstance(keys, list) else ():
-            if isinstance(key, int):
-                (folder / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from netopsy._checks import NetopsyError, shorten
 
+ALL_BUT_FIRST = "all but the first block of each stage"
+"""Name of a group of `residual_groups`."""
+
 STAGED = re.compile(r"(?P<stage>.*\d+)\.[^.]*?(?P<block>\d+)$")
 
 
@@ -56,7 +59,7 @@ def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
     middle = list(stages)[1:3]
     every_second = [block for blocks in stages.values() for block in blocks[1::2]]
     groups = {
-        "all but the first block of each stage": [block for blocks in rest.values() for block in blocks],
+        ALL_BUT_FIRST: [block for blocks in rest.values() for block in blocks],
         "all but the first block, stages 2 and 3": [block for stage in middle for block in rest[stage]],
         "every second block": every_second,
     }

@@ -124,10 +124,36 @@ def keyed_map(
     Raises:
         NetopsyError: for bad arguments, a folder that another process is working in, or a full disk.
     """
-    folder = Path(folder)
+    return run_tasks(
+        function,
+        tasks_of(function, configs, code=code, labels=labels),
+        folder=Path(folder),
+        runs=runs,
+        jobs=jobs,
+        threads=threads,
+        code=code,
+        retry=retry,
+        attempts=attempts,
+        progress=progress,
+    )
+
+
+def run_tasks(
+    function: Measure,
+    tasks: Sequence[Task],
+    *,
+    folder: Path,
+    runs: Path | str | None,
+    jobs: int,
+    threads: int,
+    code: str | None,
+    retry: bool,
+    attempts: int,
+    progress: Callable[[Progress], object] | None,
+) -> pd.DataFrame:
+    """Do what `keyed_map` does, of tasks that are keyed already."""
     for name, value in (("jobs", jobs), ("threads", threads), ("attempts", attempts)):
         at_least(name, value, 1)
-    tasks = tasks_of(function, configs, code=code, labels=labels)
     if not tasks:
         raise NetopsyError("configs: expected at least one configuration; got none")
     version = code_version(function) if code is None else code

@@ -16,7 +16,7 @@ from netopsy._checks import NetopsyError
 from netopsy._identity import digest
 from netopsy._storage import read_table, write_table
 from netopsy.store.axes import Axis, changed
-from netopsy.store.keyed import Measure, Progress, keyed_map, tasks_of
+from netopsy.store.keyed import Measure, Progress, run_tasks, tasks_of
 from netopsy.store.results import OK, load_results, statuses
 from netopsy.store.worker import Task
 
@@ -142,12 +142,11 @@ def run_sweep(
     tasks = sweep.tasks()
     table = pd.DataFrame([{"key": task.key, **task.columns} for task in tasks])
     write_table(_list_path(folder, sweep.name), table.convert_dtypes(), name=sweep.name)
-    return keyed_map(
+    return run_tasks(
         sweep.measure,
-        sweep.configs,
+        tasks,
         folder=folder,
         runs=runs,
-        labels=sweep.labels,
         jobs=jobs,
         threads=threads,
         code=sweep.code,

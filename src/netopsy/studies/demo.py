@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from netopsy._checks import one_of
-from netopsy._storage import new_folder, read_json
+from netopsy._storage import new_folder
 from netopsy.data.dataset import standardize
 from netopsy.data.digits import digits
 from netopsy.data.idx import fashion_mnist
@@ -22,6 +22,7 @@ from netopsy.training.config import FitConfig
 from netopsy.training.fit import fit
 from netopsy.training.recipes import demo as demo_recipe
 from netopsy.training.recipes import layers_fcn
+from netopsy.training.run_folder import clear_listed
 
 DataName = Literal["digits", "fashion-mnist"]
 
@@ -73,7 +74,7 @@ def run(
     inputs = tuple(dataset.train[0].shape[1:])
     factory = partial(fcn, inputs=inputs, classes=dataset.classes, depth=3, width=256)
     run_folder = folder / "run"
-    _clear(run_folder)
+    clear_listed(run_folder)
     run = fit(
         factory,
         dataset.train,
@@ -113,13 +114,6 @@ def _config(data: DataName, seed: int, epochs: int | None) -> FitConfig:
     if epochs is not None:
         config = replace(config, epochs=epochs, lr_drops=tuple(drop for drop in config.lr_drops if drop < epochs))
     return replace(config, keep=tuple(epoch for epoch in (0, 1, 2, 3, 8) if epoch < config.epochs))
-
-
-def _clear(run: Path) -> None:
-    """Remove an older demo's checkpoints, those that its manifest lists: this one may keep other epochs."""
-    if (run / "manifest.json").is_file():
-        for key in read_json(run / "manifest.json").get("keys", ()):
-            (run / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)
 
 
 def _sentences(name: str, result: RobustnessResult) -> tuple[str, str, str]:

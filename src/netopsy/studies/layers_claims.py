@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from netopsy._checks import NetopsyError, shorten
+from netopsy.network.groups import ALL_BUT_FIRST
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.studies.claims import Claim, Part
 
@@ -91,7 +92,6 @@ F6 = Claim(
 )
 
 CLAIMS = {"F1a": F1A, "F4": F4, "F6": F6}
-ALL_BUT_FIRST = "all but the first block of each stage"
 
 
 def measure(claim: str, results: Mapping[str, Sequence[RobustnessResult]]) -> dict[str, list[float]]:

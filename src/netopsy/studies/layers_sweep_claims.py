@@ -18,6 +18,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from netopsy._checks import NetopsyError, one_of, shorten
+from netopsy.network.groups import ALL_BUT_FIRST
 from netopsy.studies.claims import Claim, Part
 
 EASY, HARD = "digits", "fashion-mnist"
@@ -81,8 +82,6 @@ NORMAL, INDIVIDUAL, JOINT, FROZEN, REMOVED = "normal", "individual", "joint", "f
 TREATMENTS = (NORMAL, INDIVIDUAL, FROZEN, REMOVED, JOINT)
 """The columns of Table 1 in its order; the joint reset, which its text compares with, comes last."""
 UNGROUPED = "none"
-ALL_BUT_FIRST = "all but the first block of each stage"
-"""The group of Table 1; results of other groups are shown, not judged."""
 
 # T1, in points of error. Table 1 (ResNet-50, 101, 152): frozen minus individual is 1.97, 0.34, 0.43 on CIFAR-10 and
 # 5.82, 2.19, 3.33 on ImageNet. The margin is just below the smallest of them, and one of our 360 easy test images:

@@ -17,7 +17,7 @@ from netopsy.data.idx import fashion_mnist
 from netopsy.engine.evaluate import evaluate
 from netopsy.models.fcn import fcn
 from netopsy.models.resnet import resnet
-from netopsy.network.groups import residual_groups
+from netopsy.network.groups import ALL_BUT_FIRST, residual_groups
 from netopsy.network.sites import find_sites
 from netopsy.probes.robustness import robustness
 from netopsy.store.axes import grid
@@ -27,7 +27,6 @@ from netopsy.training.recipes import layers_fcn
 
 DataName = Literal["digits", "fashion-mnist"]
 NONE = "none"
-ALL_BUT_FIRST = "all but the first block of each stage"
 
 
 @dataclass(frozen=True, kw_only=True)

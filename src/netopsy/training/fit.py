@@ -23,7 +23,7 @@ from netopsy.network.trajectory import Trajectory
 from netopsy.training import inputs, removal
 from netopsy.training import resume as resuming
 from netopsy.training.config import FitConfig
-from netopsy.training.epoch import Row, make_optimizer, mean_loss_and_error, train_epoch
+from netopsy.training.epoch import Row, device_of, make_optimizer, mean_loss_and_error, train_epoch
 from netopsy.training.run_folder import RunFolder, check_start, find_run, prepare
 from netopsy.training.stopping import Stopped, best_epoch, why_stop
 from netopsy.training.writer import Writer
@@ -121,7 +121,7 @@ def fit(
     (images, labels), held = data, validation
     if config.validation_share:
         (images, labels), held = inputs.hold_out(data, config.validation_share, config.seed)
-    model, trained = _build(factory, data, held, config)
+    model, trained = build(factory, data, held, config)
     if config.label_noise:
         labels = corrupt_labels(labels, config.label_noise, int(data[1].max()) + 1, derive(config.seed, "labels"))
     run, manifest = None, None
@@ -198,17 +198,21 @@ def fit(
     return FitResult(states=states, history=_history(rows), config=config, factory=trained, stopped=stopped)
 
 
-def _build(
+def build(
     factory: Callable[[], nn.Module], data: inputs.Split, held: inputs.Split | None, config: FitConfig
 ) -> tuple[nn.Module, Callable[[], nn.Module]]:
-    """The model to train, checked on the data; the factory of such models."""
+    """The model to train, checked on the data; the factory of such models.
+
+    Raises:
+        NetopsyError: a model that cannot be trained on these data, or parts of it that cannot be frozen or removed.
+    """
     images = data[0]
     top = max(int(split[1].max()) for split in (data, held) if split)
     with forked(derive(config.seed, "init")):
         model = factory()
         inputs.check_trainable(model)
         if config.removed:
-            names = removal.remove(model, config.removed, images[:2])
+            names = removal.remove(model, config.removed, images[:2].to(device_of(model)))
             factory = functools.partial(removal.without, factory, names)
         inputs.check_logits(model, images, top)
     removal.freeze(model, config.frozen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -11,12 +10,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-import netopsy
 from netopsy._checks import NetopsyError, at_least, shorten
 from netopsy._storage import new_folder, read_json, sweep_temporaries, write_json, write_state
 from netopsy._typing import State
 from netopsy.network.addresses import canonical_names, unwrap
 from netopsy.network.states import StateFile, check_state
+from netopsy.training.run_folder import versions
 from netopsy.training.writer import AHEAD, Writer
 
 KIND = "recorder"
@@ -167,17 +166,12 @@ class Recorder:
 
     def _log(self, *, finished: bool) -> None:
         kind = type(self._model)
-        versions = {
-            "netopsy": netopsy.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        }
         write_json(
             self._path / "manifest.json",
             {
                 "kind": KIND,
                 "model": f"{kind.__module__}.{kind.__qualname__}",
-                "versions": versions,
+                "versions": versions(),
                 "keys": self._written,
                 "finished": finished,
             },

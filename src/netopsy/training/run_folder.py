@@ -50,14 +50,11 @@ class RunFolder:
         """Write new checkpoints, then `history.parquet`, then `manifest.json`, which names all that are there."""
         for epoch, state in new.items():
             write_state(self.checkpoint(epoch), state, epoch=epoch)
-        versions = {
-            "netopsy": netopsy.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        }
         write_table(self.path / "history.parquet", history)
         ended = {"finished": stopped is not None, "stopped": stopped}
-        write_json(self.path / "manifest.json", {**self.origin, "versions": versions, "keys": sorted(keys), **ended})
+        write_json(
+            self.path / "manifest.json", {**self.origin, "versions": versions(), "keys": sorted(keys), **ended}
+        )
 
     def tidy(self, keys: Collection[int], *, finished: bool) -> None:
         """Remove checkpoints but these, what killed writes left, and of a finished run what it would go on from."""
@@ -82,6 +79,24 @@ class RunFolder:
                 "missing; put them back, or train again with overwrite=True"
             )
         return files
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's bits, for its manifest."""
+    return {
+        "netopsy": netopsy.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def clear_listed(path: Path) -> None:
+    """Remove the checkpoints that an older run's manifest lists: the next one may keep other epochs."""
+    if (path / "manifest.json").is_file():
+        keys = read_json(path / "manifest.json").get("keys")
+        for key in keys if isinstance(keys, list) else ():
+            if isinstance(key, int):
+                (path / "checkpoints" / f"{key}.safetensors").unlink(missing_ok=True)
 
 
 def prepare(path: Path, keys: Collection[int], *, overwrite: bool) -> Path:
