@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 Key: TypeAlias = int | str
-"""A checkpoint's key: the user's own epoch, step or name."""
+"""The user's own epoch, step or name of a checkpoint."""
 
 Batch: TypeAlias = Any
 """Whatever a data source yields; only a `Task` looks inside."""

@@ -54,7 +54,8 @@ class Evaluation:
         metrics: metric -> each variant's mean over the examples it was run on, `(variants,)`.
         baseline_error: its 0-1 error, whichever metrics were asked for.
         delta_error: paired mean change of the 0-1 error on these examples.
-        delta_error_low, delta_error_high: its simultaneous interval.
+        delta_error_low: lower end of its simultaneous interval.
+        delta_error_high: the upper end.
         n: examples each variant was run on.
         baseline_n: examples the baseline was run on.
         status: `"ok"`, `"no-op"` (no value changes, or nothing that is used does) or `"non-finite"`.

@@ -16,11 +16,11 @@ from netopsy.training.periodic import PeriodicRecorder
 class LightningRecorder(Callback):
     """Records checkpoint 0, then the state after every n-th epoch (or step) and the last: `Recorder` as a callback.
 
-    ```python
-    trainer = Trainer(callbacks=[netopsy.LightningRecorder("runs/mine", module="net")])
-    trainer.fit(lightning_module, batches)
-    trajectory = netopsy.Trajectory.from_folder(factory_of_net, "runs/mine")
-    ```
+    In a script of your own::
+
+        trainer = Trainer(callbacks=[netopsy.LightningRecorder("runs/mine", module="net")])
+        trainer.fit(lightning_module, batches)
+        trajectory = netopsy.Trajectory.from_folder(factory_of_net, "runs/mine")
 
     Training resumed with `ckpt_path` goes on in the folder it recorded before; where nothing was recorded, the first
     checkpoint is the state that it goes on from, under its own key. A `fast_dev_run` is not recorded.

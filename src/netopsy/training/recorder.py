@@ -25,13 +25,13 @@ KIND = "recorder"
 class Recorder:
     """Records the states of a model while somebody else's loop trains it.
 
-    ```python
-    with netopsy.Recorder(model, "runs/mine") as recorder:  # checkpoint 0: the weights that training starts from
-        for epoch in range(1, 11):
-            train(...)
-            recorder.record(epoch)
-    trajectory = netopsy.Trajectory.from_folder(factory, "runs/mine")
-    ```
+    In a loop of your own::
+
+        with netopsy.Recorder(model, "runs/mine") as recorder:  # checkpoint 0: the weights that training starts from
+            for epoch in range(1, 11):
+                train(...)
+                recorder.record(epoch)
+        trajectory = netopsy.Trajectory.from_folder(factory, "runs/mine")
 
     `record` copies the parameters and buffers to the CPU, in their own precision and tied ones once, and returns; a
     thread writes `checkpoints/<key>.safetensors` and then `manifest.json`, which lists only checkpoints that are on

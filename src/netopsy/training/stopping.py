@@ -10,7 +10,7 @@ from netopsy.training.config import FitConfig
 from netopsy.training.epoch import Row
 
 Stopped: TypeAlias = Literal["epochs", "patience", "target"]
-"""Why training ended: all epochs are done, nothing got better for long enough, or the train split is fitted."""
+"""Why training ended (all epochs are done, nothing got better for long enough, or the train split is fitted)."""
 
 
 def best_epoch(rows: Sequence[Row], monitor: str) -> int:

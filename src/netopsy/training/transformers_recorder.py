@@ -17,11 +17,11 @@ from netopsy.training.periodic import PeriodicRecorder
 class TransformersRecorder(TrainerCallback):
     """Records checkpoint 0, then the state after every n-th epoch (or step) and the last: `Recorder` as a callback.
 
-    ```python
-    trainer = Trainer(model, args, train_dataset=data, callbacks=[netopsy.TransformersRecorder("runs/mine")])
-    trainer.train()
-    trajectory = netopsy.Trajectory.from_folder(factory, "runs/mine")
-    ```
+    In a script of your own::
+
+        trainer = Trainer(model, args, train_dataset=data, callbacks=[netopsy.TransformersRecorder("runs/mine")])
+        trainer.train()
+        trajectory = netopsy.Trajectory.from_folder(factory, "runs/mine")
 
     Training resumed with `resume_from_checkpoint` goes on in the folder it recorded before; where nothing was
     recorded, the first checkpoint is the state that it goes on from, under its own key. With
