@@ -86,6 +86,14 @@ def group(model: nn.Module, name: str, globs: str | Iterable[str]) -> Site:
     return site
 
 
+def parameter_count(model: nn.Module, site: Site) -> int:
+    """Entries of the parameters that belong to a site."""
+    state = named_state(unwrap(model))
+    return sum(
+        address.select(state[address.name]).numel() for address in site.addresses if address.kind == "parameter"
+    )
+
+
 def _match(model: nn.Module, text: str) -> list[Site]:
     """Sites for one glob, slice, or keyword; zero matches is an error that lists near names."""
     canonical = canonical_names(model)

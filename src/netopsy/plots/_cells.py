@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from netopsy._checks import NetopsyError, one_of
-from netopsy.plots._frames import Quantity
+from netopsy.plots.frames import Quantity
 from netopsy.plots.style import (
     LABEL,
     MISSING,
@@ -102,11 +102,11 @@ def draw_cells(
     names = (np.arange(len(cells.sites)) + 0.5).tolist()
     keys = (np.arange(len(cells.columns)) + 0.5).tolist()
     if along_x:
-        label_ticks(ax, "y", cells.columns, keys)
+        label_ticks(ax, "y", elide(cells.columns), keys)
         name_sites(ax, "x", cells.sites, names, members)
     else:
         name_sites(ax, "y", cells.sites, names, members)
-        label_ticks(ax, "x", cells.columns, keys)
+        label_ticks(ax, "x", elide(cells.columns), keys)
     lay_out(root(ax))
     colors = mesh.to_rgba(np.where(np.isfinite(cells.value), cells.value, 0))[..., :3].tolist()
     printed = print_numbers(ax, cells, colors, along_x=along_x)
@@ -139,7 +139,7 @@ def add_bar(ax: Axes, mesh: QuadMesh, cells: Cells) -> None:
 def figure_size(cells: Cells, *, along_x: bool, colorbar: bool) -> tuple[float, float]:
     """Width and height in inches at which the cells are wide enough for their labels."""
     sites, columns = len(cells.sites), len(cells.columns)
-    names, keys = text_width(elide(cells.sites)), text_width(cells.columns)
+    names, keys = text_width(elide(cells.sites)), text_width(elide(cells.columns))
     bar = 0.8 * colorbar
     if along_x:
         return keys + 0.4 + sites * min(0.34, max(0.105, 12 / sites)) + bar, names + 0.3 + columns * 0.25

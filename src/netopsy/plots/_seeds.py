@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from netopsy._checks import NetopsyError
-from netopsy.plots._frames import floats
+from netopsy.plots.frames import floats
 
 
 def need_single_runs(frame: pd.DataFrame, keys: list[str]) -> None:

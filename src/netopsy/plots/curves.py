@@ -11,8 +11,18 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from netopsy.plots._frames import RERANDOM, Table, tabulate
-from netopsy.plots.style import FAINT, GRAY, INK, VERMILLION, check_members, finish_lines, line_axes, name_sites
+from netopsy.plots.frames import RERANDOM, Table, tabulate
+from netopsy.plots.style import (
+    FAINT,
+    GRAY,
+    INK,
+    VERMILLION,
+    check_members,
+    elide,
+    finish_lines,
+    line_axes,
+    name_sites,
+)
 
 MARKERS = "os^DvP<p>h"
 SIGNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,11 +52,12 @@ def curves(
     check_members(members, table.sites)
     places = np.arange(len(table.sites), dtype=np.float64)
     places[table.layers :] += 0.5
+    labels = legend_labels(table.columns)
     ax = line_axes(table.sites) if ax is None else ax
     ax.set_xlim(-0.5, float(places[-1]) + 0.5)
-    ax.axhline(table.baseline, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label=table.columns[-1], zorder=1)
+    ax.axhline(table.baseline, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label=labels[-1], zorder=1)
     for column, look in enumerate(looks(table.columns[:-1])):
-        draw_line(ax, table, column, places, look, bands=bands)
+        draw_line(ax, table, column, labels[column], places, look, bands=bands)
     status = np.array(table.status)[:, :-1]
     for state, (label, look) in SIGNS.items():
         rows, columns = np.nonzero((status == state) & np.isfinite(table.value[:, :-1]))
@@ -59,6 +70,11 @@ def curves(
     finish_lines(ax, table.quantity.formatter(), table.quantity.named(table.split), title)
     name_sites(ax, "x", table.sites, places.tolist(), members)
     return ax
+
+
+def legend_labels(columns: Sequence[str]) -> list[str]:
+    """Names that a legend shows: matplotlib would leave out those that begin with an underscore."""
+    return [f"\N{THIN SPACE}{name}" if name.startswith("_") else name for name in elide(columns)]
 
 
 def looks(columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -77,6 +93,7 @@ def draw_line(
     ax: Axes,
     table: Table,
     column: int,
+    label: str,
     places: Float[np.ndarray, " s"],
     look: dict[str, Any],
     *,
@@ -84,7 +101,7 @@ def draw_line(
 ) -> None:
     """One column of the table: its layers joined, the full model as a point, both with their spread."""
     value, low, high = table.value[:, column], table.low[:, column], table.high[:, column]
-    label, draws = table.columns[column], int(table.draws[:, column].max())
+    draws = int(table.draws[:, column].max())
     if draws > 1:
         label += f" (mean of {draws}" + (",\nband: min to max)" if bands else ")")
     one = {**look, "markersize": 4.5, "linewidth": 1.2, "markeredgecolor": "white", "markeredgewidth": 0.4}

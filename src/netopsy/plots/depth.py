@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from netopsy._checks import NetopsyError, inside, shorten
-from netopsy.plots._frames import (
+from netopsy.plots.frames import (
     COLUMNS,
     FULL_MODEL,
     INTERVAL,

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from netopsy._checks import NetopsyError, one_of
 from netopsy.plots._cells import Cells, draw_cells
-from netopsy.plots._frames import Quantity, key, need, ordered_keys, ordered_sites
+from netopsy.plots.frames import Quantity, key, need, ordered_keys, ordered_sites
 
 LABELS = {
     "l2": r"$\|\theta_d^\tau-\theta_d^0\|_2\,/\,\sqrt{\dim\theta_d}$",

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from matplotlib.ticker import Formatter, PercentFormatter, ScalarFormatter
 
 from netopsy._checks import NetopsyError, one_of, shorten
+from netopsy.plots.style import plain
 
 BASELINE, REINITIALIZE, RERANDOMIZE = "baseline", "re-initialize", "re-randomize"
 FULL_MODEL, RERANDOM, FINAL = "full model", "re-rand", "final"
@@ -44,7 +45,7 @@ class Quantity:
 
     def named(self, split: str) -> str:
         """The label of an axis or color bar."""
-        return self.label.format(split="" if split == UNNAMED else f"{split} ")
+        return self.label.replace("{split}", "" if split == UNNAMED else f"{plain(split)} ")
 
     def formatter(self) -> Formatter:
         """The tick formatter of an axis or color bar with this quantity."""
@@ -92,7 +93,7 @@ def quantity(frame: pd.DataFrame, metric: str) -> Quantity:
     """How to print a metric; one that a user added goes by its own name."""
     known = [str(name) for name in frame.columns if name not in (*COLUMNS, *INTERVAL[1:], "n", "verdict", "seed")]
     one_of("metric", metric, known)
-    return METRICS.get(metric, Quantity(label=f"{{split}}{metric}", percent=False))
+    return METRICS.get(metric, Quantity(label=f"{{split}}{plain(metric)}", percent=False))
 
 
 def need(frame: pd.DataFrame, columns: Iterable[str], source: str) -> None:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from netopsy._checks import NetopsyError, shorten
-from netopsy.plots._frames import floats, need
 from netopsy.plots._seeds import deviation, need_single_runs, seeds_note
+from netopsy.plots.frames import floats, need
 from netopsy.plots.style import (
     BLUE,
     GRAY,

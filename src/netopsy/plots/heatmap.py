@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from netopsy.plots._cells import UNDEFINED, Cells, draw_cells
-from netopsy.plots._frames import FULL_MODEL, RERANDOM, Table, tabulate
+from netopsy.plots.frames import FULL_MODEL, RERANDOM, Table, tabulate
 
 
 def heatmap(

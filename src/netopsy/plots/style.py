@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,19 +62,50 @@ def luminance(rgb: Sequence[float]) -> float:
 def elide(names: Sequence[str], most: int = 28) -> list[str]:
     """Cut the middle out of long names; different names keep different labels, if need be longer than `most`.
 
+    Line breaks and other characters without a shape become signs; names alike over a long way are counted.
+
     >>> elide(["stem", "encoder.layers.block12.attention.output"], most=20)
     ['stem', 'encoder.la…on.output']
     >>> elide(["encoder.layer.10.norm.weight", "encoder.layer.11.norm.weight"], most=20)
     ['encode…0.norm.weight', 'encode…1.norm.weight']
     """
+    if not all(map(str.isprintable, names)):
+        names = [printable(name) for name in names]
     longest = max(map(len, names), default=0)
-    for width in range(most, longest):
+    for width in range(most, min(longest, 3 * most)):
         for head in sorted(range(3, width - 3), key=lambda start: abs(start - width // 2)):
             tail = width - head - 1
             labels = [name if len(name) <= width else f"{name[:head]}…{name[-tail:]}" for name in names]
             if len(set(labels)) == len(set(names)):
                 return labels
-    return list(names)
+    if longest <= 3 * most:
+        return list(names)
+    place = {name: at + 1 for at, name in enumerate(dict.fromkeys(names))}
+    side = most // 2 - 3
+    return [name if len(name) <= most else f"{name[:side]}…{name[-side:]} #{place[name]}" for name in names]
+
+
+SHOWN = {sign: 0x2400 + sign for sign in range(0x20)} | dict.fromkeys(
+    (*range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF),
+    "\N{REPLACEMENT CHARACTER}",
+)
+"""Control characters, line breaks, overrides of the direction of writing, halves of characters -> what shows them."""
+
+
+def printable(text: str) -> str:
+    """One line that shows what is in it: control characters by their pictures, those that turn the text as `�`.
+
+    >>> printable("a\\tb"), printable("line\\none"), printable("\\u202egnp")
+    ('a␉b', 'line␊one', '�gnp')
+    """
+    if text.isprintable():
+        return text
+    return text.translate(SHOWN)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib sets as it is: no formula between dollars."""
+    return printable(text).replace("$", r"\$")
 
 
 def text_width(labels: Collection[str], size: float = TICK) -> float:
@@ -92,7 +124,9 @@ def lay_out(figure: Figure) -> None:
     """Let the figure's layout engine (if it has one) make room for all labels that are there by now."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        engine.execute(figure)
+        with warnings.catch_warnings():  # that a glyph is missing is said when the picture is rendered, if it matters
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            engine.execute(figure)
 
 
 def inches(ax: Axes) -> tuple[float, float]:
@@ -138,7 +172,7 @@ def label_ticks(ax: Axes, which: Literal["x", "y"], labels: Sequence[str], posit
     if which == "x":
         lay_out(root(ax))
     axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_ticks(positions, labels=list(labels))
+    axis.set_ticks(positions, labels=list(labels), parse_math=False)
     first, last = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
     room = inches(ax)[which == "y"] / (last - first)
     size = min(TICK, max(2.0, 0.85 * room * 72))
@@ -174,6 +208,8 @@ def finish_lines(ax: Axes, formatter: Formatter, label: str, title: str) -> None
         loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=TICK, title=title, title_fontsize=TICK
     )
     legend.set_alignment("left")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def save(picture: Axes | Figure, path: Path | str) -> Path:

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from netopsy.plots._frames import floats, need
 from netopsy.plots._seeds import deviation, need_single_runs, seeds_note
+from netopsy.plots.frames import floats, need
 from netopsy.plots.style import BLUE, FAINT, GRAY, LABEL, ORANGE, TICK, VERMILLION, finish_lines, new_axes
 
 COLORS = (BLUE, VERMILLION, ORANGE, GRAY)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from netopsy._checks import NetopsyError, shorten
 from netopsy._typing import Key
 from netopsy.engine.reducers import Metric, check_metrics, metric_name
-from netopsy.network.sites import Site, find_sites
+from netopsy.network.sites import Site, SiteSpec, find_sites
 from netopsy.network.trajectory import Trajectory
 
 Groups: TypeAlias = (
     Mapping[str, "str | Sequence[str]"] | Callable[[Sequence[str]], Mapping[str, Sequence[str]]] | None
 )
-"""Joint sites: name -> globs, or a function from the sites' names to that."""
+"""Joint sites as name -> globs, or a function from the sites' names to that."""
 
 
 def read_metrics(metrics: Sequence[Metric], taken: Collection[str]) -> list[str]:
@@ -70,6 +70,15 @@ def read_groups(model: nn.Module, single: Sequence[Site], groups: Groups) -> tup
     named = groups([site.name for site in single]) if callable(groups) else groups
     found: dict[str, str | Sequence[str]] = dict(named)
     return find_sites(model, found) if found else ()
+
+
+def described(sites: SiteSpec) -> Any:
+    """Which sites were asked for, as JSON: names and globs as they were written, `Site` objects by their names."""
+    if isinstance(sites, str):
+        return sites
+    if isinstance(sites, Mapping):
+        return {name: globs if isinstance(globs, str) else list(globs) for name, globs in sites.items()}
+    return [str(site) for site in sites]
 
 
 def check_apart(names: Sequence[str]) -> None:

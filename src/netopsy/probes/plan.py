@@ -42,7 +42,8 @@ class Plan:
     Attributes:
         rows: operation -> variants; `"no-op"` counts those among them that change nothing and are not run.
         sites: sites and groups, the whole network among them where it is asked for.
-        examples, batches: by split.
+        examples: by split.
+        batches: by split.
         forwards: whole forward passes over a batch that the naive loop makes: every variant and the baseline.
         share: arithmetic that the engine does, in units of these.
         engine: by split.

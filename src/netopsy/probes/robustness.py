@@ -22,10 +22,10 @@ from netopsy.engine.evaluation import Estimand, Evaluation, Stop, Stopping
 from netopsy.engine.execution import Engine
 from netopsy.engine.reducers import Metric
 from netopsy.engine.saved import delete_saved
-from netopsy.network.sites import SiteSpec
+from netopsy.network.sites import SiteSpec, parameter_count
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
-from netopsy.probes.arguments import Groups, members
+from netopsy.probes.arguments import Groups, described, members
 from netopsy.probes.distances import checkpoint_distances
 from netopsy.probes.key_column import key_column
 from netopsy.probes.operations import MEASURED, BatchNorm, Operation, prepare
@@ -147,6 +147,11 @@ def robustness(
             "probe": "robustness",
             "netopsy": __version__,
             "splits": {split: dict(evaluation.provenance) for split, evaluation in evaluations.items()},
+            "sites": described(sites),
+            "checkpoints": list(question.keys),
+            "metrics": question.names,
+            "full_model": full_model,
+            "parameters": {site.name: parameter_count(question.model, site) for site in question.single},
             "confidence": confidence,
             "tolerance": tolerance,
             "critical": critical,
