@@ -29,6 +29,7 @@ def test_public_names() -> None:
         "plan",
         "robustness",
         "run_sweep",
+        "write_report",
     ]
     assert netopsy.__all__ == dir(netopsy) == names
     for name in set(names) - {"LightningRecorder", "TransformersRecorder"}:  # seconds to import; tested by themselves

@@ -21,6 +21,7 @@ _HOMES = {
     "plan": "netopsy.probes.plan",
     "robustness": "netopsy.probes.robustness",
     "run_sweep": "netopsy.store.sweep",
+    "write_report": "netopsy.report.run",
 }
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "plan",
     "robustness",
     "run_sweep",
+    "write_report",
 ]
 __version__ = "0.1.0"
 

@@ -18,6 +18,10 @@ from netopsy.network.groups import fcn_groups
 from netopsy.plots.style import save
 from netopsy.probes.robustness import robustness
 from netopsy.probes.robustness_result import RobustnessResult
+from netopsy.report.found import find
+from netopsy.report.page import write_page
+from netopsy.report.robustness_words import sentences
+from netopsy.report.run import chapter
 from netopsy.training.config import FitConfig
 from netopsy.training.fit import fit
 from netopsy.training.recipes import demo as demo_recipe
@@ -34,7 +38,7 @@ class Demo:
     Attributes:
         result: of the robustness probe on the test split.
         sentences: the three that matter.
-        files: what was written, by what it is.
+        files: what was written, by what it is; the report last.
     """
 
     result: RobustnessResult
@@ -82,6 +86,7 @@ def run(
         folder=run_folder,
         overwrite=overwrite,
         validation=dataset.test,
+        about={"data": data, "model": "fcn"},
         progress=lambda epoch, total, row: training(epoch, total),
     )
     result = robustness(
@@ -96,15 +101,17 @@ def run(
     )
     name = f"FCN 3×256 on {dataset.name}"
     pictures = folder / "pictures"
+    table = result.save(folder / "result", overwrite=overwrite) / "results.parquet"
     files = {
         "heatmap": save(result.plot(), pictures / "heatmap.png"),
         "curves": save(result.plot(kind="curves"), pictures / "curves.png"),
         "distances": save(result.plot(kind="distances"), pictures / "distances.png"),
         "depth profile": save(result.plot(kind="depth"), pictures / "depth.png"),
-        "table": result.save(folder / "result", overwrite=overwrite) / "results.parquet",
+        "table": table,
         "checkpoints": run_folder / "checkpoints",
+        "report": write_page(folder / "report.html", name, [chapter(name, find(folder))]),
     }
-    return Demo(result=result, sentences=_sentences(name, result), files=files)
+    return Demo(result=result, sentences=sentences(result), files=files)
 
 
 def _config(data: DataName, seed: int, epochs: int | None) -> FitConfig:
@@ -114,26 +121,3 @@ def _config(data: DataName, seed: int, epochs: int | None) -> FitConfig:
     if epochs is not None:
         config = replace(config, epochs=epochs, lr_drops=tuple(drop for drop in config.lr_drops if drop < epochs))
     return replace(config, keep=tuple(epoch for epoch in (0, 1, 2, 3, 8) if epoch < config.epochs))
-
-
-def _sentences(name: str, result: RobustnessResult) -> tuple[str, str, str]:
-    frame, tolerance = result.to_frame(), float(result.provenance["tolerance"])
-    baseline = float(frame[frame.operation == "baseline"].error.iloc[0])
-    single = [s for s in frame.site.dropna().unique() if s not in result.groups and s != "full model"]
-    reset = frame[(frame.operation == "re-initialize") & (frame.checkpoint == 0)].set_index("site").delta_error
-    redrawn = frame[frame.operation == "re-randomize"].groupby("site", sort=False).error.mean()
-    worst, best = str(reset[single].idxmax()), str(reset[single].idxmin())
-    group = max(result.groups, key=lambda g: len(result.groups[g]))
-    alone = float(reset[list(result.groups[group])].max())
-    lesson = ": layers that can go one by one cannot all go at once" if alone <= tolerance < reset[group] else ""
-    return (
-        f"{name}: test error {baseline:.1%}. Set back to its random start alone, {worst} costs {reset[worst]:+.1%}, "
-        f"{best} {reset[best]:+.1%}.",
-        f"Set back together, {group} cost {reset[group]:+.1%}; alone, at most {alone:+.1%}{lesson}.",
-        f"Drawn anew at random, a layer leaves {redrawn[single].min():.0%} to {redrawn[single].max():.0%} error"
-        + (
-            f": {best} needs the start that it was trained from, and hardly the training."
-            if reset[best] <= tolerance < redrawn[best] - baseline
-            else "."
-        ),
-    )
