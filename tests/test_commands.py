@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -20,13 +22,17 @@ from safetensors.torch import load_file, save_file
 from netopsy._checks import NetopsyError
 from netopsy._storage import read_json, read_table, write_json
 from netopsy.cli import main
-from netopsy.commands import inputs, sweeps
+from netopsy.commands import compare as comparing
+from netopsy.commands import inputs, probes, sweeps
 from netopsy.commands import inspect as inspecting
+from netopsy.commands import report as reporting
 from netopsy.commands import train as training
 from netopsy.data.digits import digits
+from netopsy.engine import graph
 from netopsy.models.fcn import fcn
 from netopsy.models.resnet import ResNet
 from netopsy.models.vgg import VGG
+from netopsy.network.trajectory import Trajectory
 from netopsy.probes.robustness import robustness
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.store import probed as probed_module
@@ -99,6 +105,19 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("mine", None)
 
 
+@pytest.fixture(autouse=True)
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders that a report was asked of; the page is tested with the report."""
+    asked: list[Path] = []
+
+    def report(runs: Sequence[Path], *, out: Path | None = None) -> reporting.Reported:
+        asked.extend(runs)
+        return reporting.Reported(path=out or runs[0] / "report.html", sentences=("All is well.", "Or so."))
+
+    monkeypatch.setattr(reporting, "report", report)
+    return asked
+
+
 @pytest.fixture
 def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are drawn; writing them is tested with the plots."""
@@ -107,7 +126,7 @@ def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
         path.touch()
         return path
 
-    monkeypatch.setattr(inspecting, "save", touch)
+    monkeypatch.setattr(probes, "save", touch)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +145,21 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 
 def output(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
+
+
+def opened_run(run: Path, out: Path) -> probes.Subject:
+    return inspecting.subject(run, model=None, init=None, final=None, data=None, out=out)
+
+
+ASKED: dict[str, Any] = {
+    "sites": "modules", "checkpoints": (0,), "draws": 1, "stop": "exact", "precision": 0.02, "tolerance": 0.05,
+    "seed": 0,
+}  # fmt: skip
+
+
+def robust(capsys: pytest.CaptureFixture[str]) -> Any:
+    """What `inspect --json` says of robustness."""
+    return output(capsys)["probes"]["robustness"]
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -153,7 +187,7 @@ def test_train_writes_a_run_finds_it_and_refuses_another(
     assert first["seconds"] == history.seconds.sum()
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "new").rglob("*.*"))
     heard: list[int] = []
-    monkeypatch.setattr("netopsy.cli._task", lambda progress, what: lambda done, total: heard.append(done))
+    monkeypatch.setattr("netopsy.cli.task", lambda progress, what: lambda done, total: heard.append(done))
     assert main(command) == 0
     assert (output(capsys), heard) == (first, [])  # nothing was trained
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "new").rglob("*.*")) == before
@@ -187,7 +221,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 
         return advance
 
-    monkeypatch.setattr("netopsy.cli._task", interrupt)
+    monkeypatch.setattr("netopsy.cli.task", interrupt)
     assert main(["train", str(tmp_path / "a"), *command]) == 130
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -310,7 +344,7 @@ def test_own_model_and_data_are_trained_and_inspected(
         "pass --data NAME or pkg.mod:loader (it was mine:two)"
     )
     assert main(["inspect", "runs/x", *named, "--json"]) == 0
-    rows = output(capsys)["rows"]
+    rows = robust(capsys)["rows"]
     assert {row["split"] for row in rows} == {"test"}
     assert {row["n"] for row in rows} == {40}
     assert [row["site"] for row in rows] == [None, "1", "1", "3", "3"]
@@ -497,7 +531,7 @@ def test_inspect_finds_what_it_measured_and_measures_what_it_has_not(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(run), "--json"]) == 0
-    first = output(capsys)
+    first = robust(capsys)
     result = RobustnessResult.load(Path(first["files"]["result"]))
     assert set(first["files"]) == {"result", "heatmap", "curves"}
     assert all(Path(path).exists() for path in first["files"].values())
@@ -520,7 +554,7 @@ def test_inspect_finds_what_it_measured_and_measures_what_it_has_not(
     for extra in ([], ["--sites", "hidden.*"], ["--sites", "hidden.*", "--checkpoints", "all", "--draws", "0"]):
         for _ in range(2):
             assert main(["inspect", str(run), "--json", *extra]) == 0
-            found = output(capsys)
+            found = robust(capsys)
             folders.add(found["files"]["result"])
     assert len(asked) == len(folders) == 3  # each once
     keys = [row["checkpoint"] for row in found["rows"] if row["site"] == "hidden.1"]
@@ -557,7 +591,7 @@ def test_inspect_of_a_run_without_some_modules(
     assert main(["train", str(tmp_path / "run"), *SMALL, "--removed", "activation.*", "--json"]) == 0
     trained = output(capsys)
     assert main(["inspect", str(tmp_path / "run"), "--draws", "0", "--json"]) == 0
-    assert output(capsys)["rows"][0]["error"] == pytest.approx(trained["validation_error"], abs=1e-9)
+    assert robust(capsys)["rows"][0]["error"] == pytest.approx(trained["validation_error"], abs=1e-9)
     factory = partial(fcn, inputs=64, classes=10, depth=2, width=4)
     manifest = {"factory": {}, "config": {"removed": ["activation.*"]}}
     assert isinstance(inputs.trained_factory(factory, manifest)().get_submodule("activation.1"), torch.nn.Identity)
@@ -567,22 +601,24 @@ def test_inspect_of_a_run_without_some_modules(
 def test_an_interrupted_inspection_goes_on(run: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"sites": "modules", "checkpoints": "all", "draws": 1, "batch_size": 60}
 
-    def subject(out: Path) -> inspecting.Subject:
-        named = dict.fromkeys(("model", "init", "final", "data"))
-        return inspecting.subject(run, out=out, **named)
+    def inspect(out: Path, progress: Callable[[int, int | None], object]) -> RobustnessResult:
+        opened = opened_run(run, out)
+        return probed_module.probed(
+            opened.trajectory, opened.data, folder=opened.folder, progress=progress, **options
+        )[0]
 
     def interrupt(done: int, total: int | None) -> None:
         if done >= 240:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        inspecting.inspect(subject(tmp_path / "a"), options, interrupt)
+        inspect(tmp_path / "a", interrupt)
     [unfinished] = (tmp_path / "a").glob("robustness-*")
     assert [path.name for path in unfinished.rglob("*.npz")] == ["robustness-0.npz"]
     heard: list[int] = []
-    resumed, _ = inspecting.inspect(subject(tmp_path / "a"), options, lambda done, total: heard.append(done))
+    resumed = inspect(tmp_path / "a", lambda done, total: heard.append(done))
     assert heard == [240, 300, 360]
-    whole, _ = inspecting.inspect(subject(tmp_path / "b"), options, lambda done, total: None)
+    whole = inspect(tmp_path / "b", lambda done, total: None)
     pd.testing.assert_frame_equal(resumed.frame, whole.frame, check_exact=True)
     assert not list((tmp_path / "a").rglob("*.npz"))
 
@@ -607,11 +643,11 @@ def test_inspect_of_others_checkpoints(own: Path, capsys: pytest.CaptureFixture[
     assert "no checkpoint 0 (the weights before training)" in error(capsys, "inspect", str(folder), *named)
     start = ["--init", str(own / "hf" / "initial")]
     assert main(["inspect", str(folder), *named, *start, "--checkpoints", "0", "5", "--json"]) == 0
-    found = output(capsys)
+    found = robust(capsys)
     assert {row["checkpoint"] for row in found["rows"]} == {None, 0, 5}
     final = [*start, "--final", str(folder / "checkpoint-10" / "model.safetensors")]
     assert main(["inspect", *named, *final, "--json"]) == 0
-    both = output(capsys)
+    both = robust(capsys)
     assert both["files"]["result"].startswith("runs/inspected/robustness-")
     at_start = [row for row in found["rows"] if row["checkpoint"] in (None, 0)]
     assert [row["error"] for row in both["rows"]] == [row["error"] for row in at_start]
@@ -644,17 +680,191 @@ def test_inspect_and_plan_refuse(
     assert not [path for path in run.rglob("robustness-*") if not path.name.endswith(".lock")]
 
 
-def test_plan_is_inspect_dry_run_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_is_inspect_dry_run_and_writes_nothing(
+    run: Path, reported: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(run.rglob("*"))
     shown = []
     for command in (["plan"], ["inspect", "--dry-run"]):
         assert main([*command, str(run), "--sites", "hidden.*", "--draws", "2", "--json"]) == 0
-        shown.append(output(capsys))
-    assert shown[0]["rows"] == shown[1]["rows"] == {"re-initialize": 2, "re-randomize": 4, "no-op": 0}
-    assert shown[0].keys() == shown[1].keys() >= {"seconds", "peak_bytes", "forwards"}
+        told = output(capsys)
+        assert told["skipped"] == {}
+        shown.append(told["probes"]["robustness"])
+    first, second = (cost["plan"] for cost in shown)
+    assert first["rows"] == second["rows"] == {"re-initialize": 2, "re-randomize": 4, "no-op": 0}
+    assert first.keys() == second.keys() >= {"seconds", "peak_bytes", "forwards"}
+    assert [(cost["rows"], cost["found"]) for cost in shown] == [(7, None)] * 2  # the baseline's is one
     assert main(["plan", str(run)]) == 0
-    assert capsys.readouterr().out.startswith("rows ")
+    assert capsys.readouterr().out.startswith("robustness: which parts can go back to where they started")
     assert sorted(run.rglob("*")) == before
+    assert reported == []
+
+
+def test_a_plan_finds_what_was_measured(run: Path, unsaved: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(run), "--json"]) == 0
+    measured = robust(capsys)
+    assert main(["plan", str(run), "--json"]) == 0
+    assert robust(capsys) == {
+        "rows": len(measured["rows"]), "seconds": 0.0, "found": measured["files"]["result"], "plan": None,
+    }  # fmt: skip
+    assert main(["plan", str(run)]) == 0
+    assert capsys.readouterr().out.endswith(f"\nfound, nothing to do: {measured['files']['result']}\n")
+    assert main(["plan", str(run), "--tolerance", "0.06", "--json"]) == 0
+    assert robust(capsys)["found"] is None
+
+
+def test_the_plan_and_the_probe_export_once_and_change_no_bit(
+    run: Path, tmp_path: Path, unsaved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[object] = []
+    trace = graph._trace
+    monkeypatch.setattr(graph, "_trace", lambda *args: (traced.append(args[0]), trace(*args))[1])
+    frames, options = [], {**ASKED, "sites": "hidden.*"}
+    for name, planned in (("alone", False), ("after a plan", True)):
+        opened = opened_run(run, tmp_path / name)
+        [probe], _ = inspecting.chosen(opened, ())
+        if planned:
+            assert inspecting.planned(opened, (probe,), options)[probe].rows == 5
+        frames.append(probe.run(opened, options, lambda done, total: None).result.frame)
+    assert len(traced) == 2
+    assert traced[0] is not traced[1]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_the_trained_network_is_one_and_the_others_are_new(run: Path) -> None:
+    trajectory = opened_run(run, run).trajectory
+    assert trajectory.model() is trajectory.model() is trajectory.model(2)
+    assert trajectory.model(0) is not trajectory.model(0)
+    weights = [trajectory.model(key).get_parameter("hidden.0.weight") for key in (0, 2)]
+    for key, weight in zip((0, 2), weights, strict=True):
+        assert torch.equal(weight, trajectory.tensor(key, "hidden.0.weight"))
+
+
+def test_inspect_ends_with_a_report(
+    run: Path, unsaved: None, tmp_path: Path, reported: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(run)]) == 0
+    assert capsys.readouterr().out.endswith(f"\nreport   {run / 'report.html'}\n")
+    assert main(["inspect", str(run), "--out", str(tmp_path / "here"), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["report"] == str(tmp_path / "here" / "report.html")
+    assert shown.err == ""
+    assert reported == [run, tmp_path / "here"]
+
+
+def test_what_was_measured_is_printed_though_the_report_fails(
+    run: Path, unsaved: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(runs: Sequence[Path]) -> None:
+        raise NetopsyError("report: no room")
+
+    monkeypatch.setattr(reporting, "report", fail)
+    assert main(["inspect", str(run)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("test: error after each edit")
+    assert shown.err == "error: report: no room\n"
+
+
+def other(name: str, seconds: float, reason: str | None = None) -> probes.Probe:
+    """A probe that does nothing."""
+    found = pd.DataFrame({"site": ["a"], "value": [1.5]})
+
+    class Result:
+        def __str__(self) -> str:
+            return f"table of {name}"
+
+        def to_frame(self) -> pd.DataFrame:
+            return found
+
+    return probes.Probe(
+        name=name,
+        question=f"what is {name}",
+        applies=lambda subject: reason,
+        plan=lambda subject, options: probes.Cost(rows=1, seconds=seconds, low=seconds, high=seconds),
+        run=lambda subject, options, progress: probes.Finding(
+            result=Result(), sentences=(f"{name} is.",), files={"result": Path(name)}
+        ),
+    )
+
+
+def test_probes_are_chosen_and_ordered_by_cost(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = (other("slow", 9.0), other("odd", 0.0, "it has no units"), other("quick", 2.0))
+    monkeypatch.setattr(inspecting, "PROBES", known)
+    assert main(["plan", str(run), "--json"]) == 0
+    told = output(capsys)
+    assert list(told["probes"]) == ["quick", "slow"]
+    assert told["skipped"] == {"odd": "it has no units"}
+    assert main(["plan", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("quick: what is quick") < shown.index("slow: what is slow") < shown.index("odd: does not ap")
+    assert main(["inspect", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("table of slow\n\n• slow is.\n\ntable of quick\n")
+    assert "\nslow result   slow\nquick result  quick\nreport" in shown
+    assert main(["inspect", str(run), "--probes", "quick", "--json"]) == 0
+    assert output(capsys)["probes"] == {
+        "quick": {"rows": [{"site": "a", "value": 1.5}], "sentences": ["quick is."], "files": {"result": "quick"}}
+    }
+    assert error(capsys, "inspect", str(run), "--probes", "odd", "quick") == (
+        "probes: expected probes that apply to this network; odd: it has no units"
+    )
+    assert error(capsys, "inspect", str(run), "--probes", "quik") == (
+        "probes: expected some of slow, odd, quick; got 'quik'; did you mean quick?"
+    )
+    monkeypatch.setattr(inspecting, "PROBES", known[1:2])
+    assert "expected probes that apply to this network; odd: it has no units" in error(capsys, "inspect", str(run))
+
+
+def test_robustness_applies_to_what_has_parameters(run: Path) -> None:
+    opened = opened_run(run, run)
+    assert probes.PROBES[0].applies(opened) is None
+    empty = Trajectory.from_states(torch.nn.Sequential(torch.nn.Flatten()), {0: {}, 1: {}})
+    assert probes.PROBES[0].applies(replace(opened, trajectory=empty)) == "the network has no parameters to reset"
+
+
+# report and compare
+
+
+def test_report_prints_what_it_says_and_where_it_is(reported: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "a", "b", "--out", "c.html"]) == 0
+    assert capsys.readouterr().out == "• All is well.\n• Or so.\n\nc.html\n"
+    assert main(["report", "a", "--json"]) == 0
+    assert output(capsys) == {"sentences": ["All is well.", "Or so."], "report": "a/report.html"}
+    assert reported == [Path("a"), Path("b"), Path("a")]
+    assert error(capsys, "report") == "report: expected RUN…, the folders of one or more runs; got none"
+
+
+def test_compare_prints_the_comparison_and_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Comparison:
+        def __str__(self) -> str:
+            return "a differs"
+
+        def to_frame(self) -> pd.DataFrame:
+            return pd.DataFrame({"site": ["x", None], "change": [0.5, float("nan")]})
+
+    asked: list[Any] = []
+
+    def compare(runs: Sequence[Path], *, split: str | None, out: Path | None) -> Any:
+        asked.append((runs, split, out))
+        return SimpleNamespace(comparison=Comparison(), path=out or Path("runs/comparison.html"))
+
+    monkeypatch.setattr(comparing, "compare", compare)
+    assert main(["compare", "a", "b"]) == 0
+    assert capsys.readouterr().out == "a differs\n\nruns/comparison.html\n"
+    assert main(["compare", "a", "b", "c", "--split", "test", "--out", "d.html", "--json"]) == 0
+    rows = [{"site": "x", "change": 0.5}, {"site": None, "change": None}]
+    assert output(capsys) == {"rows": rows, "comparison": "d.html"}
+    a, b, c = map(Path, "abc")
+    assert asked == [((a, b), None, None), ((a, b, c), "test", Path("d.html"))]
+    for runs, got in (((), "none"), (("a",), "a")):
+        assert error(capsys, "compare", *runs) == (
+            f"compare: expected RUN RUN…, the folders of two or more runs; got {got}"
+        )
+    assert len(asked) == 2
 
 
 # sweep
@@ -717,6 +927,6 @@ def test_bad_sweeps_are_refused(
 
 def test_a_figure_is_what_is_saved(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(inspecting, "save", lambda axes, path: drawn.append(axes.get_figure()))
+    monkeypatch.setattr(probes, "save", lambda axes, path: drawn.append(axes.get_figure()))
     assert main(["inspect", str(run), "--draws", "0", "--sites", "classifier"]) == 0
     assert [type(figure) for figure in drawn] == [Figure, Figure]

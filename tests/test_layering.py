@@ -19,7 +19,7 @@ FLOORS = [
     {"report"},
     {"studies"},
     {"commands"},
-    {"_cli_options"},
+    {"_cli_options", "_cli_output"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -19,7 +19,7 @@ from netopsy.network.trajectory import Trajectory
 from netopsy.probes.robustness import robustness
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.store import probed as home
-from netopsy.store.probed import probed
+from netopsy.store.probed import find, probed
 
 NET = partial(fcn, inputs=4, classes=3, depth=1, width=2)
 
@@ -170,3 +170,23 @@ def test_a_half_written_result_is_measured_again(tmp_path: Path, calls: list[dic
     assert (again, len(calls)) == (path, 2)
     assert calls[1]["resume"] == path / "unfinished"
     pd.testing.assert_frame_equal(RobustnessResult.load(path).frame, result.frame)
+
+
+def test_find_tells_what_would_be_found_and_writes_nothing(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    folder = tmp_path / "results"
+    assert find(trajectory(), data(), folder=folder, draws=0) is None
+    assert not folder.exists()
+    _, path = probed(trajectory(), data(), folder=folder, draws=0)
+    assert find(trajectory(), data(), folder=str(folder), draws=0) == path
+    for run, part, options in [
+        (trajectory(2), data(), {"draws": 0}),
+        (trajectory(), data(1), {"draws": 0}),
+        (trajectory(), data(), {"draws": 1}),
+    ]:
+        assert find(run, part, folder=folder, **options) is None
+    assert find(trajectory(), data(), folder=tmp_path, draws=0) is None
+    (path / "manifest.json").unlink()
+    assert find(trajectory(), data(), folder=folder, draws=0) is None
+    with pytest.raises(NetopsyError, match="expected a function or class that a module holds under its name"):
+        find(trajectory(factory=lambda: NET()), data(), folder=folder)
+    assert len(calls) == 1

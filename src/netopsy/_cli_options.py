@@ -15,6 +15,71 @@ FIT = FitConfig(epochs=30, batch_size=32, lr=0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """FitConfig's fields, explained for the command line; their values are checked there, by its own messages."""
+
+    epochs: int = FIT.epochs
+    """Passes over the training data."""
+
+    batch_size: int = FIT.batch_size
+    """Examples a step."""
+
+    optimizer: Literal["sgd", "adam"] = FIT.optimizer
+    """How to step."""
+
+    lr: float = FIT.lr
+    """Learning rate at the start."""
+
+    momentum: float = FIT.momentum
+    """Of sgd; for adam, its first beta."""
+
+    weight_decay: float = FIT.weight_decay
+    """Pull of all parameters towards zero, added to the gradient."""
+
+    lr_drops: tuple[int, ...] = FIT.lr_drops
+    """Epochs after which the learning rate is multiplied by --lr-factor."""
+
+    lr_factor: float = FIT.lr_factor
+    """See --lr-drops."""
+
+    augment: Literal["none", "pad-crop-flip"] = FIT.augment
+    """Random shifts and mirror images of the training images."""
+
+    pad: int = FIT.pad
+    """Pixels that --augment may shift an image by."""
+
+    label_noise: float = FIT.label_noise
+    """Share of the training labels that are replaced by random ones."""
+
+    seed: int = FIT.seed
+    """Of the initial weights, the order of the data and all else that is random."""
+
+    keep: tuple[int, ...] | Literal["all"] = FIT.keep
+    """Epochs whose checkpoints are kept, or all. The first (0, before any step) and the last always are."""
+
+    frozen: tuple[str, ...] = FIT.frozen
+    """Parts that stay at their initial values: names or globs, such as 'hidden.*'."""
+
+    removed: tuple[str, ...] = FIT.removed
+    """Modules to take out (the identity takes their place): names or globs."""
+
+    validation_share: float = FIT.validation_share
+    """Share of the training data held out as validation data, in place of the test data."""
+
+    patience: int | None = FIT.patience
+    """Stop after so many epochs without a better --monitor, and end at the best one."""
+
+    monitor: Literal["validation_loss", "validation_error"] = FIT.monitor
+    """See --patience."""
+
+    target_loss: float | None = FIT.target_loss
+    """Stop once the loss on the training data is this low (cross-entropy, in nats)."""
+
+    target_error: float | None = FIT.target_error
+    """Stop once the share of errors on the training data is this low."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demo:
     """Train a small network, reset and redraw its layers, print the table and write the pictures."""
 
@@ -55,7 +120,7 @@ class Train:
     a netopsy Dataset, a pair of tensors (inputs, labels), or such pairs in a tuple (train, test) or a mapping with
     train and test. The test split, where there is one, is the validation data."""
 
-    fit: tyro.conf.OmitArgPrefixes[FitConfig] = FIT
+    training: tyro.conf.OmitArgPrefixes[Training] = Training()
     """How to train."""
 
     overwrite: bool = False
@@ -70,29 +135,30 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Reset each part of a trained network to where it started, draw it anew, and say what carries the function.
+    """Probe a trained network: all probes that apply, cheapest first, and a report of what they found.
 
-    Of a run that `netopsy train` or a Recorder wrote, or Lightning or the Hugging Face Trainer left; or of any model
-    and two checkpoints of it. What was measured before is found; what was interrupted goes on.
+    Robustness resets each part to where it started, and draws it anew, to see what carries the function. Takes a run
+    that `netopsy train`, a Recorder, Lightning or the Hugging Face Trainer wrote; or any model and two checkpoints
+    of it. What was measured before is found; what was interrupted goes on.
     """
 
     run: tyro.conf.Positional[Path | None] = None
     """Folder of the run."""
 
     model: str | None = None
-    """pkg.mod:factory, a function without arguments that builds the network and initializes it. A run of netopsy's
-    own models needs none."""
+    """pkg.mod:factory, a function that builds and initializes the network; not for a run of netopsy's own models."""
 
     init: Path | None = None
-    """Checkpoint that training started from: a file, or a folder with one model. Also for a RUN that kept none, as
-    those of Lightning and the Hugging Face Trainer."""
+    """Checkpoint that training started from, a file or a folder; also for a RUN that kept none, as Lightning's."""
 
     final: Path | None = None
     """The trained checkpoint, where there is no RUN."""
 
     data: str | None = None
-    """A built-in set, or pkg.mod:loader, see `netopsy train`, that may also return a list of batches or a DataLoader;
-    of a data set, all but the train split is measured. A run on a built-in set needs none."""
+    """To measure on, as for `netopsy train` (all but the train split), or batches; a run on a built-in set knows."""
+
+    probes: tuple[str, ...] = ()
+    """Which probes (robustness); by default all that apply."""
 
     sites: str = "modules"
     """What is reset, one at a time: modules, blocks, parameters, or a glob."""
@@ -107,7 +173,7 @@ class Inspect:
     """Measure on all examples, until changes are known to ± precision, or until every verdict is."""
 
     precision: float = 0.02
-    """See stop."""
+    """See --stop."""
 
     tolerance: float = 0.05
     """Change of error up to which a site counts as robust."""
@@ -128,6 +194,37 @@ class Inspect:
 @dataclass(frozen=True, kw_only=True)
 class Plan(Inspect):
     """Say what `netopsy inspect` with the same options would cost: rows, forwards, time, memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write what was found in a run, or in several, as one page to read in a browser. The verdict comes first."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs that were inspected."""
+
+    out: Path | None = None
+    """The HTML file; by default RUN/report.html, or runs/report.html for several."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Say where runs differ: the same parts of two or more networks side by side."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of two or more runs that were inspected."""
+
+    split: str | None = None
+    """Of the data; by default the first that all have."""
+
+    out: Path | None = None
+    """The HTML file; by default runs/comparison.html."""
+
+    json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +289,8 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect", default=Inspect())]
     | Annotated[Plan, tyro.conf.subcommand("plan", default=Plan())]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Version, tyro.conf.subcommand("version")]

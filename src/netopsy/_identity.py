@@ -22,7 +22,7 @@ import numpy as np
 import netopsy
 from netopsy._checks import NetopsyError
 
-RESULTS = ("cli", "_cli_options", "commands", "plots", "report", "store", "studies", "_storage")
+RESULTS = ("cli", "_cli_options", "_cli_output", "commands", "plots", "report", "store", "studies", "_storage")
 """Rooms whose code decides no number: they call, keep and show. They count for functions of their own."""
 
 INSTALLED = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages")

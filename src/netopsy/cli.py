@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 import netopsy
-from netopsy._checks import NetopsyError
-from netopsy._cli_options import Command, Demo, Inspect, Plan, Study, Sweep, Train, Version
-
-if TYPE_CHECKING:
-    from netopsy.store.keyed import Progress as Pace
+from netopsy import _cli_output as show
+from netopsy._checks import NetopsyError, near
+from netopsy._cli_options import Command, Compare, Demo, Inspect, Plan, Report, Study, Sweep, Train, Version
+from netopsy._cli_output import bars, errors, pace, print_bullets, print_json, print_result, print_table, say, task
+from netopsy.training.config import FitConfig
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+COMMANDS: tuple[str, ...] = tuple(get_args(part)[1].name for part in get_args(Command))
+
+PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+"""No `--no-overwrite`, and no option whose value may be the word None: leaving it out says the same."""
+
+WELCOME = """\
+Where to start:
+  netopsy demo                          train a small network, probe it, see what is found: seconds
+
+Your own:
+  netopsy train runs/first              train a network and keep its checkpoints
+  netopsy inspect runs/first            probe it, and write a report
+  netopsy compare runs/first runs/more  say where networks differ
+
+More: netopsy --help, netopsy COMMAND --help"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    command = tyro.cli(Command, prog="netopsy", args=arguments, description=netopsy.__doc__)
-    console = Console(stderr=True, highlight=False)
+    console, command = errors(), None
     try:
-        if isinstance(command, Demo):
-            _demo(command, console)
-        elif isinstance(command, Train):
-            _train(command, console)
-        elif isinstance(command, Inspect):
-            _inspect(command, console)
-        elif isinstance(command, Sweep):
-            _sweep(command, console)
-        elif isinstance(command, Study):
-            _study(command, console)
-        elif isinstance(command, Version):
-            print(netopsy.__version__)
+        command = _parse(sys.argv[1:] if arguments is None else arguments)
+        if command is None:
+            print(f"{netopsy.__doc__}\n\n{WELCOME}", file=sys.stderr)
+            return BAD_INPUT
+        _run(command, console)
         sys.stdout.flush()
     except NetopsyError as error:
-        console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        console.print(Text.assemble(("error: ", "bold red"), _spoken(str(error), command)), soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         anew = isinstance(command, Demo) or (isinstance(command, Train) and command.overwrite)
@@ -56,161 +64,231 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _demo(options: Demo, console: Console) -> None:
-    from netopsy.studies import demo
+def _parse(arguments: Sequence[str]) -> Any:
+    """The command with its options; None where nothing was asked.
 
-    folder = options.out or Path("runs") / f"demo-{options.data}"
-    with _progress(console) as progress:
+    Raises:
+        NetopsyError: for a word that is no command or option.
+        SystemExit: for help, and for values that cannot be read: tyro has said why.
+    """
+    if not arguments:
+        return None
+    first = arguments[0]
+    if not first.startswith("-") and first not in COMMANDS:
+        raise NetopsyError(f"command: expected one of {', '.join(COMMANDS)}; got {first!r}{near(first, COMMANDS)}")
+    try:
+        command, unknown = tyro.cli(
+            Command,
+            prog="netopsy",
+            args=arguments,
+            description=netopsy.__doc__,
+            return_unknown_args=True,
+            config=PLAIN,
+        )
+    except SystemExit:
+        sys.stdout.flush()  # whoever reads the help may have enough of it: said here, not at the end of Python
+        raise
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        hint = near(word, [f"--{name.replace('_', '-')}" for name in _options(command)]) if word[0:1] == "-" else ""
+        raise NetopsyError(f"{first}: unknown {word!r}{hint}{'' if hint else f'; see netopsy {first} --help'}")
+    return command
+
+
+def _options(command: object) -> list[str]:
+    """Names of a command's options, those of parts included."""
+    names: list[str] = []
+    for field in fields(command) if is_dataclass(command) else ():
+        value = getattr(command, field.name)
+        names += _options(value) if is_dataclass(value) else [field.name]
+    return names
+
+
+def _spoken(message: str, command: object) -> str:
+    """A message as the command line says it: `--overwrite` where Python has `overwrite=True`."""
+
+    def option(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}" if match[1] in _options(command) else match[0]
+
+    return re.sub(r"\b(\w+)=True\b(?: \(--[a-z-]+\))?", option, message)
+
+
+def _run(command: Any, console: Console) -> None:
+    if isinstance(command, Demo):
+        _demo(command, console)
+    elif isinstance(command, Train):
+        _train(command, console)
+    elif isinstance(command, Inspect):
+        _inspect(command, console)
+    elif isinstance(command, Report):
+        _report(command, console)
+    elif isinstance(command, Compare):
+        _compare(command, console)
+    elif isinstance(command, Sweep):
+        _sweep(command, console)
+    elif isinstance(command, Study):
+        _study(command, console)
+    elif isinstance(command, Version):
+        print(netopsy.__version__)
+
+
+def _demo(options: Demo, console: Console) -> None:
+    with bars(console) as progress:
+        say(progress, "starting")
+        from netopsy.studies import demo
+
         made = demo.run(
-            folder,
+            options.out or Path("runs") / f"demo-{options.data}",
             data=options.data,
             seed=options.seed,
             epochs=options.epochs,
             overwrite=options.overwrite or options.out is None,
-            training=_task(progress, "training, epochs"),
-            probing=_task(progress, "probing, test examples"),
+            training=task(progress, "training, epochs"),
+            probing=task(progress, "probing, test examples"),
         )
-    print(made.result)
+    print_result(made.result)
     print()
-    for sentence in made.sentences:
-        print(f"• {sentence}")
+    print_table({what: path for what, path in made.files.items() if what != "report"})
     print()
-    _print_table(made.files)
+    print_bullets(made.sentences)
+    print()
+    print(f"The report: {made.files['report']}")
 
 
 def _train(options: Train, console: Console) -> None:
-    from netopsy.commands import train
-
+    config = FitConfig(**asdict(options.training))
     what = _chosen(options, "model", "depth", "width", "data")
-    if options.dry_run:
-        _print_table(train.planned(options.fit, **what), as_json=options.json)
-        return
-    with _progress(console) as progress:
-        run = train.train(
-            options.out,
-            options.fit,
-            overwrite=options.overwrite,
-            progress=_task(progress, "training, epochs"),
-            **what,
-        )
-    _print_table(train.summary(run, options.out), as_json=options.json)
+    with bars(console) as progress:
+        say(progress, "reading data, building the network")
+        from netopsy.commands import train
+
+        if options.dry_run:
+            found = train.planned(config, **what)
+        else:
+            tell = task(progress, "training, epochs")
+            run = train.train(options.out, config, overwrite=options.overwrite, progress=tell, **what)
+            found = train.summary(run, options.out)
+    (print_json if options.json else print_table)(found)
 
 
 def _inspect(options: Inspect, console: Console) -> None:
-    from netopsy.commands import inspect
-
-    subject = inspect.subject(options.run, **_chosen(options, "model", "init", "final", "data", "out"))
     asked = _chosen(options, "sites", "draws", "stop", "precision", "tolerance", "seed")
     asked["checkpoints"] = "all" if options.checkpoints == ("all",) else options.checkpoints
-    if options.dry_run or isinstance(options, Plan):
-        plan = inspect.planned(subject, asked)
-        print(json.dumps(plan.to_dict(), indent=2) if options.json else plan)
+    dry = options.dry_run or isinstance(options, Plan)
+    with bars(console) as progress:
+        say(progress, "reading the run and its data")
+        from netopsy.commands import inspect
+
+        subject = inspect.subject(options.run, **_chosen(options, "model", "init", "final", "data", "out"))
+        probes, skipped = inspect.chosen(subject, options.probes)
+        if dry or show.is_watched(console):
+            say(progress, "planning")
+            costs = inspect.planned(subject, probes, asked)
+            probes = tuple(costs)
+            if not dry:
+                console.print(show.plan_table(costs, skipped))
+        findings = {}
+        for probe in () if dry else probes:
+            say(progress, f"{probe.name}: preparing")
+            findings[probe.name] = probe.run(subject, asked, task(progress, f"{probe.name}, examples"))
+    if dry:
+        if options.json:
+            print_json({"probes": {probe.name: cost.to_dict() for probe, cost in costs.items()}, "skipped": skipped})
+        else:
+            print(show.plan_lines(costs, skipped))
         return
-    with _progress(console) as progress:
-        result, files = inspect.inspect(subject, asked, _task(progress, "probing, examples"))
+    if not options.json:
+        for finding in findings.values():  # before the report, which may fail
+            show.print_finding(finding)
+    with bars(console) as progress:
+        say(progress, "writing the report")
+        from netopsy.commands import report
+
+        page = report.report([subject.home]).path
     if options.json:
-        rows = json.loads(result.to_frame().to_json(orient="records"))
-        paths = {what: str(path) for what, path in files.items()}
-        print(json.dumps({"rows": rows, "files": paths}, indent=2))
+        found = {name: finding.to_dict() for name, finding in findings.items()}
+        print_json({"probes": found, "skipped": skipped, "report": str(page)})
+    else:
+        print_table({**show.files_of(findings), "report": page})
+
+
+def _report(options: Report, console: Console) -> None:
+    if not options.runs:
+        raise NetopsyError("report: expected RUN…, the folders of one or more runs; got none")
+    with bars(console) as progress:
+        say(progress, "writing the report")
+        from netopsy.commands import report
+
+        made = report.report(options.runs, out=options.out)
+    if options.json:
+        print_json({"sentences": list(made.sentences), "report": str(made.path)})
         return
-    print(result)
+    print_bullets(made.sentences)
     print()
-    _print_table(files)
+    print(made.path)
+
+
+def _compare(options: Compare, console: Console) -> None:
+    if len(options.runs) < 2:
+        got = " ".join(map(str, options.runs)) or "none"
+        raise NetopsyError(f"compare: expected RUN RUN…, the folders of two or more runs; got {got}")
+    with bars(console) as progress:
+        say(progress, "comparing")
+        from netopsy.commands import compare, probes
+
+        made = compare.compare(options.runs, split=options.split, out=options.out)
+    if options.json:
+        print_json({"rows": probes.plain_rows(made.comparison.to_frame()), "comparison": str(made.path)})
+        return
+    print(made.comparison)
+    print()
+    print(made.path)
 
 
 def _sweep(options: Sweep, console: Console) -> None:
-    from netopsy.commands import sweeps
-
     first, *rest = options.target or ("",)
-    if first == "status" and len(rest) <= 1:
-        states = sweeps.statuses(rest[0] if rest else None, options.out)
-        print(
-            json.dumps([sweeps.plain(s) for s in states], indent=2) if options.json else "\n\n".join(map(str, states))
-        )
-        return
-    if rest or not first:
+    status = first == "status" and len(rest) <= 1
+    if not status and (rest or not first):
         got = " ".join(options.target) or "nothing"
         raise NetopsyError(f"sweep: expected pkg.mod:sweep, or status [FOLDER or pkg.mod:sweep]; got {got}")
-    sweep = sweeps.find_sweep(first)
-    folder = options.out or sweeps.home(sweep)
-    if options.dry_run:
-        state = sweeps.state(sweep, options.out)
-        print(json.dumps(sweeps.plain(state), indent=2) if options.json else f"{state}\n\n{sweeps.described(sweep)}")
-        return
-    with _progress(console) as progress:
-        tell = partial(_pace(progress), sweep.name)
-        state = sweeps.run(
-            sweep, folder, jobs=options.jobs, threads=options.threads, retry=options.retry, progress=tell
-        )
-    print(json.dumps(sweeps.plain(state), indent=2) if options.json else state)
-    if not options.json:
-        print(folder / "results")
+    with bars(console) as progress:
+        say(progress, "counting what is done")
+        from netopsy.commands import sweeps
+
+        if status:
+            states = sweeps.statuses(rest[0] if rest else None, options.out)
+            lines = "\n\n".join(map(str, states))
+            found: Any = [sweeps.plain(state) for state in states]
+        else:
+            sweep = sweeps.find_sweep(first)
+            folder = options.out or sweeps.home(sweep)
+            if options.dry_run:
+                state = sweeps.state(sweep, options.out)
+                lines = f"{state}\n\n{sweeps.described(sweep)}"
+            else:
+                how = _chosen(options, "jobs", "threads", "retry")
+                state = sweeps.run(sweep, folder, progress=partial(pace(progress), sweep.name), **how)
+                lines = f"{state}\n{folder / 'results'}"
+            found = sweeps.plain(state)
+    print_json(found) if options.json else print(lines)
 
 
 def _study(options: Study, console: Console) -> None:
-    from netopsy.studies import layers, layers_pictures
-
     folder = options.out or Path("runs") / options.paper
-    with _progress(console) as progress:
-        study = layers.run(
-            folder,
-            preset=options.preset,
-            claims=options.claims,
-            seeds=options.seeds,
-            jobs=options.jobs,
-            retry=options.retry,
-            report=_pace(progress),
-        )
-    for verdict in study.verdicts.values():
-        print(verdict)
-    for path in layers_pictures.draw(study, folder / "pictures"):
-        print(path)
+    with bars(console) as progress:
+        say(progress, "starting")
+        from netopsy.studies import layers, layers_pictures
+
+        how = _chosen(options, "preset", "claims", "seeds", "jobs", "retry")
+        study = layers.run(folder, report=pace(progress), **how)
+        say(progress, "drawing")
+        pictures = layers_pictures.draw(study, folder / "pictures")
+    for line in (*study.verdicts.values(), *pictures):
+        print(line)
 
 
 def _chosen(options: object, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
-
-
-def _print_table(values: Any, *, as_json: bool = False) -> None:
-    """Names and what they are, one a line, numbers for the eye; as JSON, exact."""
-    if as_json:
-        print(json.dumps(values, indent=2, default=str))
-        return
-    width = max(map(len, values))
-    for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        print(f"{name:<{width}}  {shown}")
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-def _pace(progress: Progress) -> Callable[[str, Pace], None]:
-    """A callback that shows a bar for each sweep, with its rate."""
-    started: dict[str, TaskID] = {}
-
-    def advance(name: str, pace: Pace) -> None:
-        if name not in started:
-            started[name] = progress.add_task(name, total=pace.total)
-        speed = f"{pace.rate:.3g}/s" if pace.rate >= 1 else f"{60 * pace.rate:.3g}/min"
-        failed = f", {pace.failed} failed" if pace.failed else ""
-        progress.update(started[name], completed=pace.done, description=f"{name}, {speed}{failed}")
-
-    return advance
-
-
-def _task(progress: Progress, description: str) -> Callable[[int, int | None], None]:
-    """A callback that shows a bar from its first call on."""
-    started: dict[str, TaskID] = {}
-
-    def advance(done: int, total: int | None) -> None:
-        if not started:
-            started["id"] = progress.add_task(description, total=total)
-        progress.update(started["id"], completed=done, total=total)
-
-    return advance
 
 
 if __name__ == "__main__":

@@ -1,35 +1,16 @@
-"""Probe a run, or anybody's model: what it would cost, and what it finds."""
+"""Probe a run, or anybody's model: which probes apply, what they will cost, and what they find."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from netopsy._checks import NetopsyError
+from netopsy._checks import NetopsyError, near
 from netopsy._storage import read_json
 from netopsy.commands.inputs import DATA, function, probed_splits, read_data, recorded_factory, trained_factory
+from netopsy.commands.probes import PROBES, Cost, OneModel, Options, Probe, Subject
 from netopsy.network.trajectory import Trajectory
-from netopsy.plots.style import save
-from netopsy.probes.plan import Plan, plan
-from netopsy.probes.robustness_result import RobustnessResult
-from netopsy.store.probed import probed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is probed.
-
-    Attributes:
-        trajectory: of the network.
-        data: to measure on.
-        folder: where results go.
-    """
-
-    trajectory: Trajectory
-    data: Any = field(repr=False)
-    folder: Path
 
 
 def subject(
@@ -54,10 +35,9 @@ def subject(
             raise NetopsyError(
                 f"inspect: expected RUN, or --model, --init, --final and --data; missing {', '.join(missing)}"
             )
-        trajectory = Trajectory.from_files(function("model", model), initial=init, final=final)
-        return Subject(
-            trajectory=trajectory, data=probed_splits(read_data(data)), folder=out or Path("runs") / "inspected"
-        )
+        folder = out or Path("runs") / "inspected"
+        trajectory: Trajectory = OneModel.from_files(function("model", model), initial=init, final=final)
+        return Subject(trajectory=trajectory, data=probed_splits(read_data(data)), folder=folder, home=folder)
     if final is not None:
         raise NetopsyError("inspect: expected RUN, or --model, --init, --final and --data; got RUN and --final")
     if not run.is_dir():
@@ -73,11 +53,12 @@ def subject(
             f"{run}: only netopsy's own models and data are loaded because a folder says so; pass "
             f"{' and '.join(needed)}"
         )
-    trajectory = Trajectory.from_folder(trained_factory(factory, manifest), run, initial=init)
+    trajectory = OneModel.from_folder(trained_factory(factory, manifest), run, initial=init)
     return Subject(
         trajectory=trajectory,
         data=probed_splits(read_data(str(name) if data is None else data)),
         folder=out or run / "results",
+        home=out or run,
     )
 
 
@@ -91,18 +72,26 @@ def _was(name: str | None) -> str:
     return f" (it was {name})" if name else ""
 
 
-def planned(subject: Subject, options: dict[str, Any]) -> Plan:
-    """What the probe will cost."""
-    return plan(subject.trajectory, subject.data, **options)
+def chosen(subject: Subject, names: Sequence[str]) -> tuple[tuple[Probe, ...], dict[str, str]]:
+    """The probes that were named, or all that apply; and why each of the others does not.
+
+    Raises:
+        NetopsyError: for an unknown name, a named probe that does not apply, or when none does.
+    """
+    known = [probe.name for probe in PROBES]
+    for name in names:
+        if name not in known:
+            raise NetopsyError(f"probes: expected some of {', '.join(known)}; got {name!r}{near(name, known)}")
+    asked = [probe for probe in PROBES if probe.name in names or not names]
+    reasons = {probe.name: probe.applies(subject) for probe in asked}
+    skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+    if skipped and (names or len(skipped) == len(asked)):
+        told = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        raise NetopsyError(f"probes: expected probes that apply to this network; {told}")
+    return tuple(probe for probe in asked if probe.name not in skipped), skipped
 
 
-def inspect(
-    subject: Subject, options: dict[str, Any], progress: Callable[[int, int | None], object]
-) -> tuple[RobustnessResult, dict[str, Path]]:
-    """Measure robustness, or find it where it was measured before; returns it and the files written."""
-    result, folder = probed(subject.trajectory, subject.data, folder=subject.folder, progress=progress, **options)
-    pictures = {"heatmap": folder / "heatmap.png", "curves": folder / "curves.png"}
-    for kind, path in pictures.items():
-        if not path.is_file():
-            save(result.plot(kind=kind), path)  # type: ignore[arg-type]
-    return result, {"result": folder, **pictures}
+def planned(subject: Subject, probes: Sequence[Probe], options: Options) -> dict[Probe, Cost]:
+    """What each probe will cost, cheapest first."""
+    costs = [(probe, probe.plan(subject, options)) for probe in probes]
+    return dict(sorted(costs, key=lambda pair: pair[1].seconds))

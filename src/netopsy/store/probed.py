@@ -36,6 +36,30 @@ def probed(
     Raises:
         NetopsyError: as `netopsy.robustness`; and for an option that cannot be told from another, such as a lambda.
     """
+    path = _home(trajectory, data, Path(folder), options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if _is_whole(path):
+            return RobustnessResult.load(path), path
+        result = robustness(trajectory, data, progress=progress, resume=path / "unfinished", **options)
+        result.save(path, overwrite=True)
+    return result, path
+
+
+def find(trajectory: Trajectory, data: Any, *, folder: Path | str, **options: Any) -> Path | None:
+    """The folder of the result that `probed` with these arguments would find; None where it would measure.
+
+    Nothing is written.
+
+    Raises:
+        NetopsyError: for an option that cannot be told from another, such as a lambda.
+    """
+    path = _home(trajectory, data, Path(folder), options)
+    return path if _is_whole(path) else None
+
+
+def _home(trajectory: Trajectory, data: Any, folder: Path, options: dict[str, Any]) -> Path:
+    """Where the result of a probe lies, whether it is there or not."""
     prints = {
         split: open_data(part, batch_size=None, seed=0).fingerprint for split, part in read_splits(data).items()
     }
@@ -46,11 +70,9 @@ def probed(
     code = code_version(robustness, *([trajectory.factory] if trajectory.factory else []))
     model = None if trajectory.factory is None else canonical(trajectory.factory)
     key = digest({"data": prints, "states": states, "model": model, "options": options, "code": code})[:16]
-    path = Path(folder) / f"robustness-{key}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        if (path / "manifest.json").is_file():  # which is written last
-            return RobustnessResult.load(path), path
-        result = robustness(trajectory, data, progress=progress, resume=path / "unfinished", **options)
-        result.save(path, overwrite=True)
-    return result, path
+    return folder / f"robustness-{key}"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a result was written to its end."""
+    return (path / "manifest.json").is_file()  # which is written last

@@ -1,0 +1,66 @@
+"""Put runs side by side: as a table, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netopsy._checks import NetopsyError
+from netopsy.probes.robustness_result import RobustnessResult
+from netopsy.report.blocks import Chapter
+from netopsy.report.comparison import Comparison, comparison
+from netopsy.report.comparison_section import comparison_section
+from netopsy.report.found import Found, find, names
+from netopsy.report.page import write_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What was found and written.
+
+    Attributes:
+        comparison: the table.
+        path: of the page.
+    """
+
+    comparison: Comparison
+    path: Path
+
+
+def compare(runs: Sequence[Path], *, split: str | None = None, out: Path | None = None) -> Compared:
+    """Hold the newest robustness results of runs against each other.
+
+    Args:
+        runs: folders of runs, of results, or of single ones.
+        split: of the data.
+        out: of the page; by default `runs/comparison.html`.
+
+    Raises:
+        NetopsyError: for fewer than two runs, one without a result, or results that cannot be compared.
+    """
+    if len(runs) < 2:
+        raise NetopsyError(f"compare: expected at least two runs; got {len(runs)}; name another")
+    found = [find(run) for run in runs]
+    named = dict(zip(names(runs), found, strict=True))
+    if len(named) < len(found):
+        raise NetopsyError(f"compare: expected different runs; got {', '.join(map(str, runs))}")
+    result = comparison({name: _robustness(one) for name, one in named.items()}, split=split)
+    section = comparison_section(result, [one.manifest for one in found])
+    path = out or Path("runs") / "comparison.html"
+    write_page(
+        path,
+        " and ".join(named) if len(named) == 2 else f"{len(named)} networks",
+        [Chapter(title="", sections=[section])],
+    )
+    return Compared(comparison=result, path=path)
+
+
+def _robustness(found: Found) -> RobustnessResult:
+    for result in found.results.values():
+        if isinstance(result, RobustnessResult):
+            return result
+    raise NetopsyError(
+        f"{found.path}: expected a robustness result in it; there is none; measure one first: "
+        f"netopsy inspect {found.path}"
+    )
