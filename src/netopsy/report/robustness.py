@@ -36,7 +36,7 @@ from netopsy.report.words import bound, count, percent, points, signed
 MOST_ROWS = 300
 """Sites of a table or a heatmap: of more, those whose reset costs most are shown."""
 
-MOST_LINES = 60
+MOST_LINES = 40
 """Sites up to which curves over the sites, and lines of distances, can be told apart."""
 
 
