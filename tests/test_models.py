@@ -16,7 +16,7 @@ from netopsy._checks import NetopsyError
 from netopsy._random import forked
 from netopsy.models.fcn import FCN, fcn
 from netopsy.models.inits import initialize
-from netopsy.models.resnet import ResNet, resnet
+from netopsy.models.resnet import ResNet, resnet, resnet56
 from netopsy.models.vgg import VGG, vgg
 
 
@@ -69,6 +69,16 @@ def test_resnet_v2_counts_are_keras(depth: int, published: int) -> None:
 def test_resnet_56_count_is_the_published_one_plus_its_two_projections() -> None:
     model = empty(resnet, 18, classes=10, version=1, stages=(9, 9, 9), width=0.25, batch_norm=True)
     assert size(model) == 853_018 + (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+
+
+def test_resnet_56_has_the_published_count() -> None:
+    """He et al. 2016a, Table 6: 0.85M; 853,018 with the parameter-free shortcuts."""
+    first, stage = 3 * 16 * 9 + 2 * 16, 18 * (16 * 16 * 9 + 2 * 16)
+    second = 16 * 32 * 9 + 17 * 32 * 32 * 9 + 18 * 2 * 32
+    third = 32 * 64 * 9 + 17 * 64 * 64 * 9 + 18 * 2 * 64
+    assert size(empty(resnet56, classes=10)) == first + stage + second + third + 64 * 10 + 10 == 853_018
+    projections = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+    assert size(empty(resnet56, classes=10, shortcut="projection")) == 853_018 + projections
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -164,6 +174,50 @@ def test_width_scales_every_channel() -> None:
     assert (model.fc1.out_features, model.fc2.out_features, model.classifier.out_features) == (2048, 2048, 10)
 
 
+@pytest.mark.parametrize("width", [0.25, 0.5, 1.0, 2.0, 4.0])
+def test_resnet_56_widths(width: float) -> None:
+    model = empty(resnet56, classes=10, width=width)
+    channels = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert channels == [16 * width] * 19 + [32 * width] * 18 + [64 * width] * 18
+    assert not any(isinstance(module, nn.Conv2d) for name, module in model.named_modules() if "shortcut" in name)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("depth", "inner"), [(18, ["conv1"]), (50, ["conv1", "conv2"])])
+def test_one_block_has_its_own_inner_width(depth: int, inner: list[str], version: int) -> None:
+    def channels(**options: Any) -> dict[str, int]:
+        options |= {"classes": 2, "width": 1 / 16, "version": version, "batch_norm": True, "stages": (2, 2)}
+        model = resnet(depth, **options).eval()
+        assert model(torch.randn(2, 3, 8, 8)).shape == (2, 2)
+        return {name: m.out_channels for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+
+    before = channels()
+    for block in ("stage1.block1", "stage2.block1", "stage2.block2"):
+        wider = {f"{block}.{name}": 4 * before[f"{block}.{name}"] for name in inner}
+        assert channels(widths={block: 1 / 4}) == before | wider
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_fcn_dropout_follows_the_activations_and_changes_no_name(dropout: float) -> None:
+    with forked(0):
+        plain = fcn(inputs=6, classes=2, depth=2, width=50)
+    with forked(0):
+        model = fcn(inputs=6, classes=2, depth=2, width=50, dropout=dropout)
+    found = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
+    assert found == ({"dropout.0": 0.5, "dropout.1": 0.5} if dropout else {})
+    assert ("dropout" in dict(model.named_children())) == (dropout > 0)
+    assert list(plain.state_dict()) == list(model.state_dict())
+    x = torch.randn(4, 6)
+    assert torch.equal(plain(x), model.eval()(x))
+    assert torch.equal(plain(x), model.train()(x)) == (not dropout)
+    with forked(1):
+        expected = x
+        for hidden in model.hidden:
+            expected = torch.dropout(hidden(expected).clamp(min=0), dropout, train=True)
+    with forked(1):
+        torch.testing.assert_close(model(x), model.classifier(expected))
+
+
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize(
     "build",
@@ -191,6 +245,8 @@ def test_convolutions_have_biases_exactly_where_there_are_no_norms(
         lambda: resnet(18, classes=2, width=1 / 16, version=1, batch_norm=True),
         lambda: resnet(50, classes=2, width=1 / 16, version=2, batch_norm=True),
         lambda: resnet(50, classes=2, width=1 / 16, version=2),
+        lambda: resnet56(classes=2, width=1 / 8),
+        lambda: fcn(inputs=192, classes=2, width=8, dropout=0.5),
     ],
 )
 def test_every_parameter_is_in_use_and_a_copy_is_the_same_function(build: Callable[[], nn.Module]) -> None:
@@ -262,6 +318,7 @@ def test_resnet_stages_are_the_papers() -> None:
         ({"classes": 0}, r"classes: expected an integer >= 1; got 0"),
         ({"depth": 0}, r"depth: expected an integer >= 1; got 0"),
         ({"width": 0}, r"width: expected an integer >= 1; got 0"),
+        ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\); got 1\.0"),
         ({"init": "orthogonal"}, r"init: expected one of 'torch', 'glorot-normal'.*; got 'orthogonal'"),
     ],
 )
@@ -298,6 +355,10 @@ def test_vgg_refuses(options: dict[str, Any], message: str) -> None:
         ({"stem": "tiny"}, r"stem: expected one of 'small', 'large'; got 'tiny'"),
         ({"stages": ()}, r"stages: expected the number of blocks of at least one stage; got none; pass e\.g\."),
         ({"stages": (2, 0)}, r"stages: expected an integer >= 1; got 0"),
+        ({"widths": {"stage1": 2.0}}, r"widths: expected names of .*stage1\.block1, .*; got 'stage1'; did you mean"),
+        ({"widths": {"stage2.block1": 1e-3}}, r"widths\['stage2\.block1'\]: expected a number in .*; got 0\.001"),
+        ({"first": 0}, r"first: expected an integer >= 1; got 0"),
+        ({"shortcut": "none"}, r"shortcut: expected one of 'projection', 'padding'; got 'none'"),
         ({"init": "xavier"}, r"init: expected one of .*; got 'xavier'"),
     ],
 )

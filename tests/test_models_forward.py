@@ -66,6 +66,30 @@ def test_resnet(version: int, depth: int, batch_norm: bool, stem: str, shape: tu
     agree(model, x, expected)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_resnet_with_padding_is_one_whose_projections_copy(version: int, depth: int, batch_norm: bool) -> None:
+    """He et al. 2016a, option A: a strided 1×1 convolution that copies each channel, and zeros in the others."""
+    stages = (2, 1, 2)
+    with forked(depth):
+        model = resnet(
+            depth, classes=4, channels=2, version=version, width=1 / 16, batch_norm=batch_norm, stages=stages,
+            shortcut="padding", init="he-normal", widths={"stage2.block1": 1 / 8},
+        )  # fmt: skip
+        model, x = stirred(model), torch.randn(3, 2, 9, 12, dtype=torch.float64)
+    state = dict(model.state_dict())
+    paddings = [name for name, _ in model.named_modules() if name.endswith("shortcut")]
+    assert paddings == [f"stage{stage}.block1.shortcut" for stage in ((1, 2, 3) if depth == 50 else (2, 3))]
+    for name in paddings:
+        block = name.removesuffix("shortcut")
+        outputs = state[f"{block}conv{3 if depth == 50 else 2}.weight"].shape[0]
+        inputs = state[f"{block}conv1.weight"].shape[1]
+        state[f"{name}.conv.weight"] = torch.eye(outputs, inputs)[:, :, None, None]
+    forward = forwards.resnet_v1 if version == 1 else forwards.resnet_v2
+    agree(model, x, forward(state, x, stages, bottleneck=depth == 50, large=False))
+
+
 def test_v2_without_residual_bodies_is_its_skips() -> None:
     """Closed form: with the bodies' last convolutions at zero, a stage of identity skips passes its input on."""
     with forked(0):

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from netopsy._checks import NetopsyError
+from netopsy._identity import canonical
 from netopsy._random import forked
 from netopsy.models.fcn import fcn
-from netopsy.models.inits import INITS
+from netopsy.models.inits import INITS, Normal
 from netopsy.models.resnet import resnet
 from netopsy.models.vgg import vgg
+from netopsy.models.widths import layer_factors
 
 BUILDS: list[Callable[[str], nn.Module]] = [
     lambda init: fcn(inputs=300, classes=10, depth=2, width=120, init=init),
@@ -89,3 +92,84 @@ def test_one_seed_is_one_model(build: Callable[[str], nn.Module], init: str) -> 
     weights = [name for name, value in states[0].items() if value.ndim > 1]
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert not any(torch.equal(states[0][name], states[2][name]) for name in weights)
+
+
+# One variance for all layers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.01, 1.0])
+def test_normal_has_one_deviation_in_every_layer(sigma: float) -> None:
+    with forked(5):
+        model = fcn(inputs=300, classes=10, depth=2, width=120, init=Normal(sigma=sigma))
+    for layer in (*model.hidden, model.classifier):
+        z = layer.weight.detach().double().flatten() / sigma
+        root = math.sqrt(len(z))
+        assert abs(z.mean()) * root < 5
+        assert abs((z**2).mean() - 1) * root < 5 * math.sqrt(2)
+        assert abs((z**4).mean() - 3) * root < 5 * math.sqrt(96)
+        assert not layer.bias.any()
+
+
+def test_truncated_normal_has_the_moments_of_a_cut_one() -> None:
+    """N(0, 1) given |z| < 2: variance 1 - 4 phi(2) / (2 Phi(2) - 1), fourth moment 3 - 28 phi(2) / (2 Phi(2) - 1)."""
+    with forked(5):
+        model = fcn(inputs=400, classes=10, depth=1, width=500, init=Normal(sigma=0.1, truncated=True))
+    z = model.hidden[0].weight.detach().double().flatten() / 0.1
+    density, mass = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
+    second, fourth = 1 - 4 * density / mass, 3 - 28 * density / mass
+    root = math.sqrt(len(z))
+    assert 1.99 < z.abs().max() <= 2.0000001
+    assert abs(z.mean()) * root < 5 * math.sqrt(second)
+    assert abs((z**2).mean() - second) * root < 5 * math.sqrt(fourth - second**2)
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_sigma_zero_is_zero_and_draws_follow_the_seed(truncated: bool) -> None:
+    assert not any(
+        p.any() for p in fcn(inputs=3, classes=2, init=Normal(sigma=0.0, truncated=truncated)).parameters()
+    )
+    weights = []
+    for seed in (0, 0, 1):
+        with forked(seed):
+            weights.append(fcn(inputs=3, classes=2, init=Normal(sigma=1.0, truncated=truncated)).hidden[0].weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("sigma", [-0.1, math.nan, math.inf])
+def test_sigma_is_a_finite_deviation(sigma: float) -> None:
+    with pytest.raises(NetopsyError, match=r"sigma: expected a number in \[0, inf\); got"):
+        Normal(sigma=sigma)
+
+
+def test_normal_can_be_written_down() -> None:
+    written = {"type": "netopsy.models.inits:Normal", "fields": {"sigma": 0.01, "truncated": False}}
+    assert canonical(Normal(sigma=0.01)) == written
+
+
+# Widths ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_layer_has_its_own_factor_or_the_common_one() -> None:
+    bases, own = {"a": 10, "b": 4}, {"b": 3.0}
+    assert layer_factors(bases, 0.5, own) == {"a": 0.5, "b": 3.0}
+    assert layer_factors(bases, 0.25, None) == {"a": 0.25, "b": 0.25}
+    assert own == {"b": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("width", "widths", "message"),
+    [
+        (0.2, None, r"width: expected a number in \[0\.25, inf\); got 0\.2"),
+        (math.inf, None, r"width: expected a number in .*; got inf"),
+        (1.0, {"a": 0.09}, r"widths\['a'\]: expected a number in \[0\.1, inf\); got 0\.09"),
+        (
+            1.0,
+            {"bb": 1.0},
+            r"widths: expected names of layers whose width can be set, a, b; got 'bb'; did you mean b",
+        ),
+    ],
+)
+def test_factors_leave_a_unit_and_name_a_layer(width: float, widths: dict[str, float] | None, message: str) -> None:
+    with pytest.raises(NetopsyError, match=message):
+        layer_factors({"a": 10, "b": 4}, width, widths)

@@ -7,26 +7,32 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from netopsy._checks import NetopsyError, at_least, one_of
-from netopsy.models.inits import INITS, Init, initialize
+from netopsy._checks import NetopsyError, at_least, inside
+from netopsy.models.inits import Init, check_init, initialize
 
 
 class FCN(nn.Module):
-    """What `fcn` builds; `hidden.i` gives layer i before its ReLU, `activation.i` after it."""
+    """What `fcn` builds; `hidden.i` gives layer i before its ReLU, `activation.i` after it (before any dropout)."""
 
-    def __init__(self, *, inputs: int, classes: int, depth: int, width: int, bias: bool) -> None:
+    def __init__(
+        self, *, inputs: int, classes: int, depth: int, width: int, bias: bool, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         sizes = [inputs] + [width] * depth
         self.flatten = nn.Flatten()
         self.hidden = nn.ModuleList(nn.Linear(sizes[i], sizes[i + 1], bias=bias) for i in range(depth))
         self.activation = nn.ModuleList(nn.ReLU() for _ in range(depth))
+        # None, not modules that pass everything on: a net without dropout has no trace of it.
+        self.dropout = nn.ModuleList(nn.Dropout(dropout) for _ in range(depth)) if dropout else None
         self.classifier = nn.Linear(width, classes, bias=bias)
 
     def forward(self, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n classes"]:
         """Return the logits."""
         x = self.flatten(x)
-        for hidden, activation in zip(self.hidden, self.activation, strict=True):
+        for i, (hidden, activation) in enumerate(zip(self.hidden, self.activation, strict=True)):
             x = activation(hidden(x))
+            if self.dropout is not None:
+                x = self.dropout[i](x)
         logits: Tensor = self.classifier(x)
         return logits
 
@@ -38,6 +44,7 @@ def fcn(
     depth: int = 3,
     width: int = 256,
     bias: bool = True,
+    dropout: float = 0.0,
     init: Init = "torch",
 ) -> FCN:
     """Build FCN `depth`×`width` (Zhang et al. 2022, section 3.1).
@@ -48,10 +55,11 @@ def fcn(
         depth: hidden layers D, each a linear map and a ReLU; the classifier comes on top.
         width: units H of each hidden layer.
         bias: whether the layers have biases (Novak et al. 2018 train without).
+        dropout: probability that a hidden unit is dropped in train mode, after its ReLU; 0 makes no such module.
         init: see `netopsy.models.inits.initialize`; draws come from torch's global generator.
 
     Raises:
-        NetopsyError: a size below 1, an empty shape or an unknown `init`.
+        NetopsyError: a size below 1, an empty shape, a `dropout` outside [0, 1) or an unknown `init`.
 
     >>> model = fcn(inputs=(1, 28, 28), classes=10, depth=2, width=32)
     >>> [name for name, _ in model.named_parameters() if name.endswith("weight")]
@@ -65,7 +73,8 @@ def fcn(
     at_least("classes", classes, 1)
     at_least("depth", depth, 1)
     at_least("width", width, 1)
-    one_of("init", init, INITS)
-    model = FCN(inputs=math.prod(shape), classes=classes, depth=depth, width=width, bias=bias)
+    inside("dropout", dropout, 0.0, 1.0, open_high=True)
+    check_init(init)
+    model = FCN(inputs=math.prod(shape), classes=classes, depth=depth, width=width, bias=bias, dropout=dropout)
     initialize(model, init)
     return model

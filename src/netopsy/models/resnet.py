@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad as padded
 
-from netopsy._checks import NetopsyError, at_least, inside, one_of
-from netopsy.models.inits import INITS, Init, initialize
+from netopsy._checks import NetopsyError, at_least, one_of
+from netopsy.models.inits import Init, check_init, initialize
+from netopsy.models.widths import layer_factors
 
 Depth: TypeAlias = Literal[18, 34, 50, 101, 152]
 Version: TypeAlias = Literal[1, 2]
 Stem: TypeAlias = Literal["small", "large"]
+Shortcut: TypeAlias = Literal["projection", "padding"]
+"""A strided 1×1 convolution, or every other pixel and channels of zeros (He et al. 2016a, options B and A)."""
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Blocks in each stage (He et al. 2016a, Table 1); from depth 50 on they are bottlenecks."""
 CHANNELS = 64
-"""Channels of the first stage at width 1; each stage has twice those of the stage before it."""
+"""Channels of the published first stage; each stage has twice those of the stage before it."""
 EXPANSION = 4
 """How many times its middle channels a bottleneck puts out."""
 
@@ -28,8 +31,9 @@ EXPANSION = 4
 class Block(nn.Module):
     """A residual block: x -> after(body(before(x)) + skip), the skip being x itself where the shapes allow.
 
-    Where they don't, the skip is `shortcut(before(x))`, a strided 1×1 convolution. V1 has nothing before and a ReLU
-    after; V2 has its first normalization and ReLU before and nothing after (Zhang et al. 2022, Fig. 10, "preact").
+    Where they don't, the skip is `shortcut(before(x))`, a strided 1×1 convolution or a `Padding`. V1 has nothing
+    before and a ReLU after; V2 has its first normalization and ReLU before and nothing after (Zhang et al. 2022,
+    Fig. 10, "preact").
     """
 
     def __init__(
@@ -59,6 +63,22 @@ class Block(nn.Module):
         return x
 
 
+class Padding(nn.Module):
+    """The shortcut without parameters (He et al. 2016a, option A): every `stride`-th pixel, and channels of zeros."""
+
+    def __init__(self, *, stride: int, extra: int) -> None:
+        super().__init__()
+        self.stride, self.extra = stride, extra
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        """Return the pixels that a 1×1 convolution of this stride would read, with `extra` channels behind."""
+        return padded(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+    def extra_repr(self) -> str:
+        """Name the numbers in the module's text."""
+        return f"stride={self.stride}, extra={self.extra}"
+
+
 class ResNet(nn.Sequential):
     """What `resnet` builds: `stem`, `stage1` … of blocks, in V2 `norm` and `relu`, then `pool` and `classifier`."""
 
@@ -69,10 +89,13 @@ def resnet(
     classes: int,
     channels: int = 3,
     version: Version = 2,
+    first: int = CHANNELS,
     width: float = 1.0,
+    widths: Mapping[str, float] | None = None,
     batch_norm: bool = False,
     stem: Stem = "small",
     stages: Sequence[int] | None = None,
+    shortcut: Shortcut = "projection",
     init: Init = "torch",
 ) -> ResNet:
     """Build a ResNet: images (n, channels, height, width), of any size, to logits (n, classes).
@@ -89,17 +112,21 @@ def resnet(
         classes: logits of one example.
         channels: channels of an image.
         version: 1 (post-activation) or 2 (pre-activation).
-        width: factor on all channels, 64 in the first stage at width 1 (rounded, at least one).
+        first: channels of the stem and the first stage at width 1, doubled from stage to stage.
+        width: factor on all channels (rounded, at least one).
+        widths: factors of single blocks instead of `width`, on their inner channels: those that the block's last
+            convolution reads and in a bottleneck also those before. `{"stage2.block1": 4.0}`; the sums keep theirs.
         batch_norm: whether there are normalizations; convolutions have biases exactly where there are none.
         stem: "small" is a 3×3 convolution for images of about 32 pixels; "large" a 7×7 convolution and a 3×3 max
             pooling, each of stride 2, for 224.
-        stages: blocks in each stage instead of the published ones; any number of stages. The CIFAR ResNet-56 with
-            projections is `resnet(18, version=1, stages=(9, 9, 9), width=0.25, batch_norm=True, ...)`.
+        stages: blocks in each stage instead of the published ones; any number of stages. See `resnet56`.
+        shortcut: what skips a block whose shapes change: "projection", a 1×1 convolution (option B of He et al.
+            2016a), or "padding" with zeros (option A; see `Padding`).
         init: see `netopsy.models.inits.initialize`; draws come from torch's global generator.
 
     Raises:
-        NetopsyError: an unknown `depth`, `version`, `stem` or `init`, a size or a number of blocks below 1, no stage,
-            or a `width` that leaves no channel.
+        NetopsyError: an unknown `depth`, `version`, `stem`, `shortcut` or `init`, a size or a number of blocks below
+            1, no stage, an unknown block in `widths`, or a factor that leaves no channel.
 
     >>> model = resnet(18, classes=10, width=1 / 16)
     >>> [name for name, _ in model.stage2.block1.named_children()]
@@ -109,25 +136,32 @@ def resnet(
     one_of("version", version, get_args(Version))
     at_least("classes", classes, 1)
     at_least("channels", channels, 1)
-    inside("width", width, 1.0 / CHANNELS, math.inf, open_high=True)
     one_of("stem", stem, get_args(Stem))
-    one_of("init", init, INITS)
+    one_of("shortcut", shortcut, get_args(Shortcut))
+    check_init(init)
+    at_least("first", first, 1)
     counts = STAGES[depth] if stages is None else tuple(stages)
     if not counts:
         raise NetopsyError("stages: expected the number of blocks of at least one stage; got none; pass e.g. (2, 2)")
     for count in counts:
         at_least("stages", count, 1)
+    bases = {f"stage{i}.block{j}": first * 2 ** (i - 1) for i, n in enumerate(counts, 1) for j in range(1, n + 1)}
+    factors = layer_factors(bases, width, widths)
 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    last = round(CHANNELS * width)
+    last = round(first * width)
     layers["stem"] = _stem(channels, last, stem, version, batch_norm)
     for i, count in enumerate(counts):
-        middle = round(CHANNELS * 2**i * width)
-        outputs = middle * EXPANSION if depth >= 50 else middle
+        outputs = round(first * 2**i * width) * (EXPANSION if depth >= 50 else 1)
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for j in range(count):
             stride = 2 if i > 0 and j == 0 else 1
-            blocks[f"block{j + 1}"] = _block(last, middle, outputs, stride, version, batch_norm)
+            name = f"stage{i + 1}.block{j + 1}"
+            middle = round(bases[name] * factors[name])
+            shapes = (
+                _bottleneck(last, middle, outputs, stride) if depth >= 50 else _basic(last, middle, outputs, stride)
+            )
+            blocks[f"block{j + 1}"] = _block(shapes, shortcut, version, batch_norm)
             last = outputs
         layers[f"stage{i + 1}"] = nn.Sequential(blocks)
     if version == 2:
@@ -140,6 +174,40 @@ def resnet(
     model = ResNet(layers)
     initialize(model, init)
     return model
+
+
+def resnet56(
+    *,
+    classes: int,
+    channels: int = 3,
+    width: float = 1.0,
+    widths: Mapping[str, float] | None = None,
+    shortcut: Shortcut = "padding",
+    init: Init = "glorot-normal",
+) -> ResNet:
+    """Build the ResNet-56 for CIFAR (He et al. 2016a, section 4.2): V1, batch normalization, 3 stages of 9 blocks.
+
+    16 channels in the stem and the first stage at width 1, then 32 and 64. Casper et al. 2019 take it "off the shelf"
+    from He et al. and do not name the shortcuts: those of He et al. on CIFAR have no parameters (853,018 in all with
+    10 classes), the default here. Their schedule is that of TensorFlow's official models, whose shortcuts are
+    projections: `shortcut="projection"`. Arguments and errors are those of `resnet`.
+
+    >>> sum(value.numel() for value in resnet56(classes=10).parameters())
+    853018
+    """
+    return resnet(
+        18,
+        classes=classes,
+        channels=channels,
+        version=1,
+        first=16,
+        width=width,
+        widths=widths,
+        batch_norm=True,
+        stages=(9, 9, 9),
+        shortcut=shortcut,
+        init=init,
+    )
 
 
 def _stem(inputs: int, outputs: int, stem: Stem, version: Version, batch_norm: bool) -> nn.Sequential:
@@ -155,12 +223,19 @@ def _stem(inputs: int, outputs: int, stem: Stem, version: Version, batch_norm: b
     return nn.Sequential(layers)
 
 
-def _block(inputs: int, middle: int, outputs: int, stride: int, version: Version, batch_norm: bool) -> Block:
-    """Lay out a block of two 3×3 convolutions or, where it expands, a bottleneck of 1×1, 3×3 and 1×1."""
-    if outputs == middle:
-        shapes = [(inputs, middle, 3, stride), (middle, outputs, 3, 1)]
-    else:
-        shapes = [(inputs, middle, 1, 1), (middle, middle, 3, stride), (middle, outputs, 1, 1)]
+Shape: TypeAlias = tuple[int, int, int, int]
+"""A convolution's input channels, output channels, kernel and stride."""
+
+
+def _basic(inputs: int, middle: int, outputs: int, stride: int) -> list[Shape]:
+    return [(inputs, middle, 3, stride), (middle, outputs, 3, 1)]
+
+
+def _bottleneck(inputs: int, middle: int, outputs: int, stride: int) -> list[Shape]:
+    return [(inputs, middle, 1, 1), (middle, middle, 3, stride), (middle, outputs, 1, 1)]
+
+
+def _block(shapes: Sequence[Shape], shortcut: Shortcut, version: Version, batch_norm: bool) -> Block:
     chain: dict[str, nn.Module] = {}
     for i, (source, target, kernel, step) in enumerate(shapes, 1):
         convolution = {f"conv{i}": _convolution(source, target, kernel, step, batch_norm)}
@@ -168,11 +243,6 @@ def _block(inputs: int, middle: int, outputs: int, stride: int, version: Version
         relu = {f"relu{i}": nn.ReLU()}
         chain |= {**convolution, **norm, **relu} if version == 1 else {**norm, **relu, **convolution}
 
-    shortcut: OrderedDict[str, nn.Module] = OrderedDict()
-    if inputs != outputs or stride != 1:
-        shortcut["conv"] = _convolution(inputs, outputs, 1, stride, batch_norm)
-        if version == 1 and batch_norm:
-            shortcut["norm"] = nn.BatchNorm2d(outputs)
     # The sum goes before V1's last ReLU; it forks from V2's first.
     names = list(chain)
     first = names.index("conv1")
@@ -181,8 +251,22 @@ def _block(inputs: int, middle: int, outputs: int, stride: int, version: Version
         before={name: chain[name] for name in names[:first]},
         body={name: chain[name] for name in names[first:last]},
         after={name: chain[name] for name in names[last:]},
-        shortcut=nn.Sequential(shortcut) if shortcut else None,
+        shortcut=_shortcut(shapes, shortcut, version, batch_norm),
     )
+
+
+def _shortcut(shapes: Sequence[Shape], kind: Shortcut, version: Version, batch_norm: bool) -> nn.Module | None:
+    """What stands in for the identity where a block's shapes change."""
+    inputs, outputs, stride = shapes[0][0], shapes[-1][1], max(shape[-1] for shape in shapes)
+    if inputs == outputs and stride == 1:
+        return None
+    if kind == "padding":
+        return Padding(stride=stride, extra=outputs - inputs)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["conv"] = _convolution(inputs, outputs, 1, stride, batch_norm)
+    if version == 1 and batch_norm:
+        layers["norm"] = nn.BatchNorm2d(outputs)
+    return nn.Sequential(layers)
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int, batch_norm: bool) -> nn.Conv2d:

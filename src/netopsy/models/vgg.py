@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import nn
 
 from netopsy._checks import at_least, inside, one_of
-from netopsy.models.inits import INITS, Init, initialize
+from netopsy.models.inits import Init, check_init, initialize
 
 Name: TypeAlias = Literal["vgg11", "vgg13", "vgg16", "vgg19"]
 
@@ -67,7 +67,7 @@ def vgg(
     at_least("channels", channels, 1)
     at_least("size", size, 1)
     inside("width", width, 1.0 / CHANNELS[0], math.inf, open_high=True)
-    one_of("init", init, INITS)
+    check_init(init)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     last = channels
     for i, (base, count) in enumerate(zip(CHANNELS, CONVOLUTIONS[name], strict=True), 1):
