@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 from netopsy._checks import NetopsyError
 from netopsy.plots import curves as curves_plot
 from netopsy.plots import depth as depth_profile_plot
+from netopsy.plots.style import lay_out, root
+from tests.made import made
 from tests.test_plots import BASE, FCN, measured, redrawn, value
 
 
@@ -240,3 +242,19 @@ def test_without_intervals_there_are_no_bars() -> None:
     ax = depth_profile(frame)
     assert bars(ax) == {}
     assert "bar" not in title(ax)
+
+
+@pytest.mark.parametrize("checkpoints", [12, 31, 300])
+def test_the_legend_of_many_checkpoints_stays_inside_the_figure(checkpoints: int) -> None:
+    result = made([f"layer{i}" for i in range(4)], range(checkpoints), final=checkpoints)
+    figure = root(result.plot(kind="curves"))
+    lay_out(figure)  # a warning, which is an error here, says that the axes have no room left
+    (ax,) = figure.axes
+    legend = ax.get_legend()
+    assert legend is not None
+    box, page = legend.get_window_extent(), figure.bbox
+    assert page.y0 <= box.y0 < box.y1 <= page.y1
+    assert box.x1 <= page.x1
+    named = len(legend.get_texts())  # of every checkpoint, the draws and the trained network, as long as they fit
+    assert named == checkpoints + 2 if checkpoints < 300 else 20 <= named <= 60
+    assert ax.get_window_extent().width > 0.3 * page.width

@@ -29,6 +29,9 @@ FAINT = "#b8b8b8"
 LABEL, TICK, SMALLEST = 9.0, 8.0, 6.0
 """Font sizes in points: axis labels, tick labels, and the smallest number that is still printed in a cell."""
 
+LEGEND_COLUMNS = 3
+"""Of a legend with more entries than fit below each other; of still more, as many as these hold are named."""
+
 PNG_LIMIT = 200_000
 """Bytes above which a PNG is rendered at a lower resolution, so that a repository can keep it."""
 
@@ -204,8 +207,23 @@ def finish_lines(ax: Axes, formatter: Formatter, label: str, title: str) -> None
     ax.yaxis.set_major_formatter(formatter)
     ax.set_ylabel(label, size=LABEL)
     ax.tick_params(axis="y", labelsize=TICK, length=2, width=0.6)
+    handles, labels = ax.get_legend_handles_labels()
+    rows = max(4, int(root(ax).get_figheight() * 72 / (1.55 * TICK)) - 3 - title.count("\n"))
+    most = rows * LEGEND_COLUMNS
+    if len(labels) > most:  # evenly chosen ones name the others between them
+        kept = np.unique(np.linspace(0, len(labels) - 1, most).round().astype(int))
+        handles, labels = [handles[i] for i in kept], [labels[i] for i in kept]
     legend = ax.legend(
-        loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=TICK, title=title, title_fontsize=TICK
+        handles,
+        labels,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.02),
+        frameon=False,
+        fontsize=TICK,
+        title=title,
+        title_fontsize=TICK,
+        ncols=-(-len(labels) // rows),
+        columnspacing=1.0,
     )
     legend.set_alignment("left")
     for text in legend.get_texts():

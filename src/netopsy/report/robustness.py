@@ -143,7 +143,9 @@ def notes(rows: Sequence[Any], metric: str) -> tuple[str, ...]:
     many = len(rows)
     mean = {name: sum(row[name] for row in rows) / many for name in (metric, "delta_error")}
     low, high = (sum(row[f"delta_error_{end}"] for row in rows) / many for end in ("low", "high"))
-    lines = [f"error {percent(mean[metric])}"] if metric == "error" else []
+    fresh = rows[0]["operation"] == RERANDOMIZE
+    lines = ["drawn anew at random" if fresh else f"set back to checkpoint {rows[0]['checkpoint']}"]
+    lines += [f"error {percent(mean[metric])}"] if metric == "error" else []
     lines.append(f"change {points(mean['delta_error'])}, interval {signed(low)} to {points(high)}")
     if many > 1:
         ends = [row["delta_error"] for row in rows]
