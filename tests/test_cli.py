@@ -14,9 +14,11 @@ from rich.progress import Progress as Bars
 
 import netopsy
 from netopsy._checks import NetopsyError
+from netopsy._cli_heatmap import heatmap
 from netopsy._cli_options import FIT, Training
-from netopsy._cli_output import bars, errors, heatmap, is_watched, pace, print_json, say, task
-from netopsy.cli import COMMANDS, main
+from netopsy._cli_output import bars, errors, is_watched, pace, print_json, say, task
+from netopsy._cli_parse import COMMANDS
+from netopsy.cli import main
 from netopsy.data.dataset import standardize, subset
 from netopsy.data.digits import digits
 from netopsy.models.fcn import fcn

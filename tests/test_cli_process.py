@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from netopsy._cli_output import print_result
+from netopsy._cli_heatmap import print_result
 from netopsy._storage import read_json
 from netopsy.cli import main
 from netopsy.commands import probes
@@ -198,3 +198,29 @@ def test_a_terminal_of_few_colors_gets_the_plain_table(
             print_result(result)
         assert ("\x1b[" in shown[0]) is colored
         assert colored or shown[0] == f"{result}\n"
+
+
+def test_an_interruption_while_importing_leaves_at_once(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from netopsy._cli_output import loading\n"
+        "with loading():\n"
+        "    print('loading', flush=True)\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    except BaseException:\n"
+        "        raise RecursionError  # as numpy did\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(slow)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (130, "interrupted; nothing was begun\n")

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "src" / "netopsy"
 FLOORS = [
-    {"_checks", "_random", "_typing"},
+    {"_amounts", "_checks", "_random", "_typing"},
     {"_storage", "_identity"},
     {"plots"},
     {"network"},
@@ -19,7 +19,8 @@ FLOORS = [
     {"report"},
     {"studies"},
     {"commands"},
-    {"_cli_options", "_cli_output"},
+    {"_cli_options", "_cli_heatmap"},
+    {"_cli_output", "_cli_parse"},
     {"cli", "__main__"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

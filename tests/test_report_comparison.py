@@ -144,7 +144,34 @@ def test_it_prints_as_a_table() -> None:
     assert lines[2].split() == ["a", "+60.0!", "±0.0=", "−60.0", "[−61.0,", "−59.0]*"]
     assert lines[3].split() == ["b", "+1.0", "+5.0?", "+4.0", "[+2.0,", "+6.0]*"]
     three = str(comparison({run: made([A, B]) for run in "xyz"}))
-    assert three.splitlines()[1].split() == ["x", "y", "z"]
+    assert three.splitlines()[1].split() == ["x", "y", "z", "mean", "±", "sd"]
+    assert three.splitlines()[2].split() == ["a", "+60.0!", "+60.0!", "+60.0!", "+60.0", "±", "0.0"]
+
+
+def test_several_runs_are_averaged() -> None:
+    rows = {"x": 0.1, "y": 0.2, "z": 0.6}
+    found = comparison({run: made([reset("a", "between", cost), B]) for run, cost in rows.items()})
+    spread = found.spread()
+    assert spread.index.tolist() == ["a", "b"]
+    assert spread["mean"].tolist() == pytest.approx([0.3, 0.01])
+    assert spread["sd"].tolist() == pytest.approx([np.std([0.1, 0.2, 0.6], ddof=1), 0.0], abs=1e-12)
+    assert spread["n"].tolist() == [3, 3]
+    assert found.sentences()[0] == (
+        "On average over 3 runs, a costs most when it is set back alone: +30 points of error, standard deviation "
+        "26.5."
+    )
+    table = next(block for block in comparison_section(found).blocks if isinstance(block, Table))
+    assert [entry.text for entry in table.rows[0]] == ["a", "+30.0", "26.5", "3"]
+    assert table.rows[0][1].bar == pytest.approx((0.3 - 0.264575, 0.3, 0.3 + 0.264575), abs=1e-5)
+    apart = comparison({"x": made([A]), "y": made([A, B]), "z": made([A])})
+    assert str(apart).splitlines()[3].split() == ["b", "+1.0", "+1.0"]  # in one run: no spread
+
+
+def test_three_alike_are_told_in_one_sentence() -> None:
+    found = comparison({run: made([A, B]) for run in "xyz"})
+    assert "No part costs any of the others more or less than x by more than these examples can tell." in (
+        found.sentences()
+    )
 
 
 def test_the_split_asked_for() -> None:
@@ -153,8 +180,10 @@ def test_the_split_asked_for() -> None:
     assert comparison(two, split="train").split == "train"
     with pytest.raises(NetopsyError, match="x: split: expected one of 'train', 'test'; got 'valid'"):
         comparison(two, split="valid")
-    with pytest.raises(NetopsyError, match="y: split: expected one of 'data'; got 'test'"):
+    with pytest.raises(NetopsyError, match="on a split that all have; got x on train, test; y on data; measure one"):
         comparison({"x": two["x"], "y": made([A])})
+    half = made([A], splits=("train",))
+    assert comparison({"x": two["x"], "y": half}).split == "train"  # the first that both have
 
 
 def test_refusals() -> None:

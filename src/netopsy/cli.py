@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.text import Text
 
 import netopsy
 from netopsy import _cli_output as show
-from netopsy._checks import NetopsyError, near
-from netopsy._cli_options import Command, Compare, Demo, Inspect, Plan, Report, Study, Sweep, Train, Version
-from netopsy._cli_output import bars, errors, pace, print_bullets, print_json, print_result, print_table, say, task
+from netopsy._checks import NetopsyError
+from netopsy._cli_heatmap import print_result
+from netopsy._cli_options import Compare, Demo, Inspect, Plan, Report, Study, Sweep, Train, Version
+from netopsy._cli_output import bars, errors, loading, pace, print_bullets, print_json, print_table, say, task
+from netopsy._cli_parse import parse, spoken
 from netopsy.training.config import FitConfig
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
-
-COMMANDS: tuple[str, ...] = tuple(get_args(part)[1].name for part in get_args(Command))
-
-PLAIN = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-"""No `--no-overwrite`, and no option whose value may be the word None: leaving it out says the same."""
 
 WELCOME = """\
 Where to start:
@@ -45,14 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
     console, command = errors(), None
     try:
-        command = _parse(sys.argv[1:] if arguments is None else arguments)
+        command = parse(sys.argv[1:] if arguments is None else arguments)
         if command is None:
             print(f"{netopsy.__doc__}\n\n{WELCOME}", file=sys.stderr)
             return BAD_INPUT
-        _run(command, console)
+        RUN[type(command)](command, console)
         sys.stdout.flush()
     except NetopsyError as error:
-        console.print(Text.assemble(("error: ", "bold red"), _spoken(str(error), command)), soft_wrap=True)
+        console.print(Text.assemble(("error: ", "bold red"), spoken(str(error), command)), soft_wrap=True)
         return BAD_INPUT
     except KeyboardInterrupt:
         anew = isinstance(command, Demo) or (isinstance(command, Train) and command.overwrite)
@@ -64,78 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _parse(arguments: Sequence[str]) -> Any:
-    """The command with its options; None where nothing was asked.
-
-    Raises:
-        NetopsyError: for a word that is no command or option.
-        SystemExit: for help, and for values that cannot be read: tyro has said why.
-    """
-    if not arguments:
-        return None
-    first = arguments[0]
-    if not first.startswith("-") and first not in COMMANDS:
-        raise NetopsyError(f"command: expected one of {', '.join(COMMANDS)}; got {first!r}{near(first, COMMANDS)}")
-    try:
-        command, unknown = tyro.cli(
-            Command,
-            prog="netopsy",
-            args=arguments,
-            description=netopsy.__doc__,
-            return_unknown_args=True,
-            config=PLAIN,
-        )
-    except SystemExit:
-        sys.stdout.flush()  # whoever reads the help may have enough of it: said here, not at the end of Python
-        raise
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        hint = near(word, [f"--{name.replace('_', '-')}" for name in _options(command)]) if word[0:1] == "-" else ""
-        raise NetopsyError(f"{first}: unknown {word!r}{hint}{'' if hint else f'; see netopsy {first} --help'}")
-    return command
-
-
-def _options(command: object) -> list[str]:
-    """Names of a command's options, those of parts included."""
-    names: list[str] = []
-    for field in fields(command) if is_dataclass(command) else ():
-        value = getattr(command, field.name)
-        names += _options(value) if is_dataclass(value) else [field.name]
-    return names
-
-
-def _spoken(message: str, command: object) -> str:
-    """A message as the command line says it: `--overwrite` where Python has `overwrite=True`."""
-
-    def option(match: re.Match[str]) -> str:
-        return f"--{match[1].replace('_', '-')}" if match[1] in _options(command) else match[0]
-
-    return re.sub(r"\b(\w+)=True\b(?: \(--[a-z-]+\))?", option, message)
-
-
-def _run(command: Any, console: Console) -> None:
-    if isinstance(command, Demo):
-        _demo(command, console)
-    elif isinstance(command, Train):
-        _train(command, console)
-    elif isinstance(command, Inspect):
-        _inspect(command, console)
-    elif isinstance(command, Report):
-        _report(command, console)
-    elif isinstance(command, Compare):
-        _compare(command, console)
-    elif isinstance(command, Sweep):
-        _sweep(command, console)
-    elif isinstance(command, Study):
-        _study(command, console)
-    elif isinstance(command, Version):
-        print(netopsy.__version__)
-
-
 def _demo(options: Demo, console: Console) -> None:
     with bars(console) as progress:
         say(progress, "starting")
-        from netopsy.studies import demo
+        with loading():
+            from netopsy.studies import demo
 
         made = demo.run(
             options.out or Path("runs") / f"demo-{options.data}",
@@ -160,7 +88,8 @@ def _train(options: Train, console: Console) -> None:
     what = _chosen(options, "model", "depth", "width", "data")
     with bars(console) as progress:
         say(progress, "reading data, building the network")
-        from netopsy.commands import train
+        with loading():
+            from netopsy.commands import train
 
         if options.dry_run:
             found = train.planned(config, **what)
@@ -177,7 +106,8 @@ def _inspect(options: Inspect, console: Console) -> None:
     dry = options.dry_run or isinstance(options, Plan)
     with bars(console) as progress:
         say(progress, "reading the run and its data")
-        from netopsy.commands import inspect
+        with loading():
+            from netopsy.commands import inspect
 
         subject = inspect.subject(options.run, **_chosen(options, "model", "init", "final", "data", "out"))
         probes, skipped = inspect.chosen(subject, options.probes)
@@ -202,7 +132,8 @@ def _inspect(options: Inspect, console: Console) -> None:
             show.print_finding(finding)
     with bars(console) as progress:
         say(progress, "writing the report")
-        from netopsy.commands import report
+        with loading():
+            from netopsy.commands import report
 
         page = report.report([subject.home]).path
     if options.json:
@@ -217,7 +148,8 @@ def _report(options: Report, console: Console) -> None:
         raise NetopsyError("report: expected RUN…, the folders of one or more runs; got none")
     with bars(console) as progress:
         say(progress, "writing the report")
-        from netopsy.commands import report
+        with loading():
+            from netopsy.commands import report
 
         made = report.report(options.runs, out=options.out)
     if options.json:
@@ -234,7 +166,8 @@ def _compare(options: Compare, console: Console) -> None:
         raise NetopsyError(f"compare: expected RUN RUN…, the folders of two or more runs; got {got}")
     with bars(console) as progress:
         say(progress, "comparing")
-        from netopsy.commands import compare, probes
+        with loading():
+            from netopsy.commands import compare, probes
 
         made = compare.compare(options.runs, split=options.split, out=options.out)
     if options.json:
@@ -253,7 +186,8 @@ def _sweep(options: Sweep, console: Console) -> None:
         raise NetopsyError(f"sweep: expected pkg.mod:sweep, or status [FOLDER or pkg.mod:sweep]; got {got}")
     with bars(console) as progress:
         say(progress, "counting what is done")
-        from netopsy.commands import sweeps
+        with loading():
+            from netopsy.commands import sweeps
 
         if status:
             states = sweeps.statuses(rest[0] if rest else None, options.out)
@@ -277,7 +211,8 @@ def _study(options: Study, console: Console) -> None:
     folder = options.out or Path("runs") / options.paper
     with bars(console) as progress:
         say(progress, "starting")
-        from netopsy.studies import layers, layers_pictures
+        with loading():
+            from netopsy.studies import layers, layers_pictures
 
         how = _chosen(options, "preset", "claims", "seeds", "jobs", "retry")
         study = layers.run(folder, report=pace(progress), **how)
@@ -285,6 +220,23 @@ def _study(options: Study, console: Console) -> None:
         pictures = layers_pictures.draw(study, folder / "pictures")
     for line in (*study.verdicts.values(), *pictures):
         print(line)
+
+
+def _version(options: Version, console: Console) -> None:
+    print(netopsy.__version__)
+
+
+RUN: Mapping[type, Callable[[Any, Console], None]] = {
+    Demo: _demo,
+    Train: _train,
+    Inspect: _inspect,
+    Plan: _inspect,
+    Report: _report,
+    Compare: _compare,
+    Sweep: _sweep,
+    Study: _study,
+    Version: _version,
+}
 
 
 def _chosen(options: object, *names: str) -> dict[str, Any]:

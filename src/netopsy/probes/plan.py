@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from netopsy._amounts import duration, size
 from netopsy._typing import Key
 from netopsy.engine.batches import open_data
 from netopsy.engine.edits import Edit, FromCheckpoint
@@ -83,10 +84,10 @@ class Plan:
             "data": "; ".join(data),
             "forwards": f"{self.forwards:,} by the naive loop; {self.share:.0%} of their arithmetic is done",
             "engine": f"{', '.join(dict.fromkeys(self.engine.values()))}{because}",
-            "time": f"{_time(self.seconds)} ({_time(self.seconds_low)} to {_time(self.seconds_high)})",
-            "memory": _bytes(self.peak_bytes),
-            "read from files": _bytes(self.read_bytes),
-            "temporary files": _bytes(self.temporary_bytes),
+            "time": f"{duration(self.seconds)} ({duration(self.seconds_low)} to {duration(self.seconds_high)})",
+            "memory": size(self.peak_bytes),
+            "read from files": size(self.read_bytes),
+            "temporary files": size(self.temporary_bytes),
         }
         width = max(map(len, lines))
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines.items())
@@ -241,25 +242,3 @@ def _read(trajectory: Trajectory | nn.Module, question: Question, trials: Iterab
             keys = dict.fromkeys([*question.keys, trajectory.final])
             total += sum(read(key, names) + read(trajectory.initial, names) for key in keys)
     return total
-
-
-def _time(seconds: float) -> str:
-    """
-    >>> [_time(s) for s in (0.25, 42, 600, 9000)]
-    ['0.2 s', '42 s', '10 min', '2.5 h']
-    """
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def _bytes(count: int) -> str:
-    """
-    >>> [_bytes(n) for n in (0, 2500, 3_100_000_000)]
-    ['0 B', '2.5 kB', '3.1 GB']
-    """
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"

@@ -70,14 +70,14 @@ class Comparison:
         """Which sites differ, in plain words; then what the comparison suffers from; then how good the runs are."""
         first, *others = self.runs
         edit = "set back" if self.operation == REINITIALIZE else "drawn anew"
-        found = []
+        found, same = [self._average()] if len(others) > 1 else [], []
         for run in others:
             rows = self.frame[(self.frame.run == run) & self.frame.difference.notna()].set_index("site")
             sure = rows[(rows.difference_low > 0) | (rows.difference_high < 0)]
             if rows.empty:
                 found.append(f"{first} and {run} have no part in common.")
             elif sure.empty:
-                found.append(f"No part costs {run} more or less than {first} by more than these examples can tell.")
+                same.append(run)
             else:
                 order = sure.difference.abs().sort_values(ascending=False, kind="stable").index
                 shown = [f"{site} ({points(float(sure.difference[site]))})" for site in order]
@@ -87,6 +87,9 @@ class Comparison:
                     f"{len(sure):,} of {differ} between {first} and {run}: {edit}, {it} {run} more (+) or less (−) "
                     f"by {names(shown)}."
                 )
+        if same:
+            runs = names(same) if len(same) < len(others) or len(same) == 1 else "any of the others"
+            found.append(f"No part costs {runs} more or less than {first} by more than these examples can tell.")
         verdict = self.frame.verdict.astype(object)
         harmed = {*self.frame.site[verdict.isin(HARMED)]}
         spared = {*self.frame.site[verdict.isin(["robust"])]}
@@ -99,6 +102,26 @@ class Comparison:
         errors = ", ".join(f"{run} {percent(error)}" for run, error in self.baselines.items() if error == error)
         return (*found, f"Error of the trained networks: {errors}.") if errors else tuple(found)
 
+    def spread(self) -> pd.DataFrame:
+        """Over the runs, a row a site: columns `mean` and `sd` (n − 1 in its denominator) of `delta_error`, and `n`.
+
+        It is the spread of the runs, such as training seeds; the intervals of a single run are of its examples.
+        """
+        changes = self.frame.groupby("site", sort=False).delta_error
+        return pd.DataFrame({"mean": changes.mean(), "sd": changes.std(ddof=1), "n": changes.count()})
+
+    def _average(self) -> str:
+        """The part that costs most over all runs."""
+        spread = self.spread()
+        site = str(spread["mean"].idxmax())
+        mean, sd, n = (float(spread[name][site]) for name in ("mean", "sd", "n"))
+        edit = "set back" if self.operation == REINITIALIZE else "drawn anew"
+        known = f", standard deviation {100 * sd:.1f}" if n > 1 else ""
+        return (
+            f"On average over {count(int(n), 'run')}, {site} costs most when it is {edit} alone: {points(mean)} of "
+            f"error{known}."
+        )
+
     def __str__(self) -> str:
         shown = self.frame.assign(text=[_text(row) for row in self.frame.to_dict("records")])
         wide = shown.pivot(index="site", columns="run", values="text")
@@ -106,6 +129,9 @@ class Comparison:
         if len(self.runs) == 2:
             last = self.frame[self.frame.run == self.runs[1]].set_index("site")
             table["difference"] = [_difference(last.loc[site]) if site in last.index else "" for site in table.index]
+        else:
+            spread = self.spread().loc[table.index]
+            table["mean ± sd"] = [_mean(*pair) for pair in zip(spread["mean"], spread["sd"], strict=True)]
         done = "a reset to the earliest measured checkpoint" if self.operation == REINITIALIZE else "a fresh draw"
         table.index.name = table.columns.name = None
         notes = [f"no {site} in {', '.join(runs)}" for site, runs in self.missing.items()]
@@ -113,8 +139,8 @@ class Comparison:
             [
                 f"{self.split}: change of error, in points, after {done} of one part",
                 table.to_string(),
-                "! critical, ~ between, ? undecided, ≠ draws differ, = no-op, × not finite, unmarked robust; "
-                "* beyond chance",
+                "! critical, ~ between, ? undecided, ≠ draws differ, = no-op, × not finite, unmarked robust"
+                + ("; * beyond chance" if len(self.runs) == 2 else f"; sd over {len(self.runs)} runs"),
                 *([shorten(notes, 8)] if notes else []),
             ]
         )
@@ -132,7 +158,7 @@ def comparison(results: Mapping[str, RobustnessResult], *, split: str | None = N
     """
     if len(results) < 2:
         raise NetopsyError(f"compare: expected at least two results; got {shorten(results) or 'none'}")
-    chosen = split or main_split(next(iter(results.values())))
+    chosen = _common_split(results) if split is None else split
     frames: dict[str, pd.DataFrame] = {}
     for run, result in results.items():
         one_of(f"{run}: split", chosen, [str(name) for name in result.frame.split.unique()])
@@ -166,6 +192,20 @@ def comparison(results: Mapping[str, RobustnessResult], *, split: str | None = N
 
 
 KEPT = ["delta_error", "delta_error_low", "delta_error_high", "n", "status", "verdict"]
+
+
+def _common_split(results: Mapping[str, RobustnessResult]) -> str:
+    """The split that a reader asks about first, of those that all have."""
+    has = {run: [str(name) for name in result.frame.split.unique()] for run, result in results.items()}
+    first = main_split(next(iter(results.values())))
+    order = dict.fromkeys([first, *next(iter(has.values()))])
+    shared = [name for name in order if all(name in mine for mine in has.values())]
+    if not shared:
+        told = "; ".join(f"{run} on {', '.join(names)}" for run, names in has.items())
+        raise NetopsyError(
+            f"compare: expected results on a split that all have; got {told}; measure one of them on the other's data"
+        )
+    return shared[0]
 
 
 def _rows(result: RobustnessResult, split: str, operation: str) -> pd.DataFrame:
@@ -211,6 +251,10 @@ def mark(row: Mapping[Any, Any]) -> str:
 
 def _text(row: Mapping[Any, Any]) -> str:
     return f"{signed(float(row['delta_error']))}{mark(row):<1}"
+
+
+def _mean(mean: float, sd: float) -> str:
+    return signed(mean) if sd != sd else f"{signed(mean)} ± {100 * sd:.1f}"
 
 
 def _difference(row: pd.Series) -> str:

@@ -31,9 +31,15 @@ def comparison_section(found: Comparison, manifests: Sequence[Mapping[str, Any]]
         sites = [site for site in sites if site in kept]
     rows = {(row["site"], row["run"]): row for row in frame.to_dict("records")}
     blocks.insert(0, _heatmap(found, sites, rows))
+    tables = []
     for run in found.runs[1:]:
         both = [site for site in sites if (site, run) in rows and (site, first) in rows]
-        blocks += [_table(found, run, both, rows)] if both else []
+        tables += [_table(found, run, both, rows)] if both else []
+    if len(found.runs) > 2:
+        blocks.append(_spread(found, sites))
+        blocks += [Fold(title=f"Each run against {first}", blocks=tuple(tables))] if tables else []
+    else:
+        blocks += tables
     settings = _settings(found.runs, manifests)
     if settings:
         blocks.append(Fold(title="What was set differently", blocks=(Facts(rows=settings),)))
@@ -70,6 +76,38 @@ def _heatmap(found: Comparison, sites: Sequence[str], rows: Mapping[tuple[Any, A
         scale=("±0", points(top)),
         quantity=f"change of {found.split} error (points)",
         caption=legend({marked(row) for (site, _), row in rows.items() if site in shown}),
+    )
+
+
+def _spread(found: Comparison, sites: Sequence[str]) -> Table:
+    """Mean and standard deviation of each part over the runs."""
+    spread = found.spread().loc[list(sites)]
+    low, high = spread["mean"] - spread["sd"].fillna(0), spread["mean"] + spread["sd"].fillna(0)
+    columns = (
+        Column(name="part", help="in the network's order"),
+        Column(
+            name="mean ± sd over runs",
+            help="change of error in points; the bar is one standard deviation of the runs to each side",
+            numeric=True,
+            span=(min(0.0, float(low.min())), max(0.0, float(high.max()))),
+        ),
+        Column(name="sd", numeric=True),
+        Column(name="runs", numeric=True),
+    )
+    rows = []
+    for place, (site, row) in enumerate(spread.iterrows()):
+        mean, sd = float(row["mean"]), float(row["sd"])
+        known = sd == sd
+        bar = (mean - sd, mean, mean + sd) if known else None
+        entries = (
+            Entry(text=str(site), sort=place),
+            Entry(text=signed(mean), sort=mean, bar=bar),
+            Entry(text=f"{100 * sd:.1f}" if known else "", sort=sd if known else None),
+            Entry(text=str(int(row["n"])), sort=float(row["n"])),
+        )
+        rows.append(entries)
+    return Table(
+        columns=columns, rows=tuple(rows), caption=f"Over {len(found.runs)} runs; change of error in points."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any, cast
 
@@ -52,9 +53,19 @@ def sentences(result: RobustnessResult, *, split: str | None = None) -> tuple[st
     single = main[main.index.isin(single_sites(result))]
     of = count(int(baseline["n"]), "example" if chosen == "data" else f"{chosen} example")
     opening = f"The trained network errs on {percent(baseline['error'])} of {of}. " if "error" in baseline else ""
+    if is_guessing(result, baseline):
+        opening += "That is no better than guessing: it has nothing to lose, and no part can be told from another. "
     if single.empty:
         return (f"{opening}Nothing was reset.",)
     return (f"{opening}{_alone(result, single)}", *_together(result, main, single), *_drawn(result, chosen, single))
+
+
+def is_guessing(result: RobustnessResult, baseline: pd.Series) -> bool:
+    """Whether the unedited network is not better than chance, by more than two standard errors of guessing."""
+    chance = float(result.provenance["chance"])
+    if "error" not in baseline:
+        return False
+    return float(baseline["error"]) >= chance - 2 * math.sqrt(chance * (1 - chance) / float(baseline["n"]))
 
 
 def main_split(result: RobustnessResult) -> str:
@@ -193,14 +204,21 @@ def _alone(result: RobustnessResult, single: pd.DataFrame) -> str:
     if tried.empty:
         return f"Nothing that the output depends on changes when a {one} is {alone}: nothing was tested."
     robust = tried[tried.verdict.eq("robust").fillna(False).astype(bool)]
-    parts = []
+    parts: list[str] = []
     sure = tried[tried.harmed].sort_values("delta_error", ascending=False, kind="stable")
-    if len(sure) == 1:
-        [(site, change)] = sure.delta_error.items()
-        parts.append(f"{site} carries the function: {alone}, it costs {points(change)} of error{average}.")
-    elif len(sure):
-        shown = [f"{site} ({points(change)})" for site, change in sure.delta_error.items()]
-        parts.append(f"{names(shown, 3)} carry the function: so much error each adds{average} when {alone}.")
+    critical = sure.verdict.eq("critical").fillna(False).astype(bool)
+    for rows, one_is, many_are in (
+        (sure[critical], "carries the function", "carry the function"),
+        (sure[~critical], "is not robust", "are not robust"),
+    ):
+        shown = [f"{site} ({points(change)})" for site, change in rows.delta_error.items()]
+        if shown and parts:
+            parts.append(f"Not robust either: {names(shown, 3)}.")
+        elif len(shown) == 1:
+            [(site, change)] = rows.delta_error.items()
+            parts.append(f"{site} {one_is}: {alone}, it costs {points(change)} of error{average}.")
+        elif shown:
+            parts.append(f"{names(shown, 3)} {many_are}: so much error each adds{average} when {alone}.")
     if len(robust) == len(tried):
         worst = str(tried.delta_error.idxmax())
         change = f"{points(tried.delta_error[worst])}{average}"
@@ -254,8 +272,8 @@ def _together(result: RobustnessResult, main: pd.DataFrame, single: pd.DataFrame
     one, many = nouns(result)
     joint = [group for group in result.groups if group in main.index]
     if not joint:
-        caution = f"That is one at a time; {many} that can go alone often cannot go together (groups= measures that)."
-        return (caution,) if len(single) > 1 else ()
+        caution = f"That is one at a time; {many} that can go alone often cannot go together."
+        return (caution,) if len(_tried(single)) > 1 else ()
     group = max(joint, key=lambda name: len(result.groups[name]))
     done = "Drawn anew" if is_fresh(main) else "Set back"
     average = " on average" if is_fresh(main) and _draws(result) > 1 else ""
@@ -269,7 +287,7 @@ def _together(result: RobustnessResult, main: pd.DataFrame, single: pd.DataFrame
     most = points(float(alone.delta_error.max()))
     if len(alone) == 1:
         return (f"{together}; alone, the one {one} in it that was tried costs {most}.",)
-    return (f"{together}; alone, none of the {len(alone):,} {many} in it costs more than {most}{tail}.",)
+    return (f"{together}; alone, none of these {len(alone):,} {many} costs more than {most}{tail}.",)
 
 
 def _drawn(result: RobustnessResult, split: str, single: pd.DataFrame) -> tuple[str, ...]:
