@@ -283,3 +283,15 @@ def test_headings_and_tables_are_for_screen_readers_too(chromium: Any, report: P
         assert page.evaluate("new Set([...document.querySelectorAll('[id]')].map((part) => part.id)).size") == len(
             page.query_selector_all("[id]")
         )
+
+
+def test_a_map_that_goes_on_fades_until_its_end(chromium: Any, report: Path) -> None:
+    with opened(chromium, report, width=320) as page:
+        box = page.locator(".heat .wide").first
+        fades = "box => getComputedStyle(box).maskImage !== 'none'"
+        page.wait_for_function(f"({fades})(document.querySelector('.heat .wide'))")
+        box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+        page.wait_for_function(f"!({fades})(document.querySelector('.heat .wide'))")
+    with opened(chromium, report, width=1200) as page:
+        page.wait_for_timeout(100)
+        assert not page.locator(".heat .wide").first.evaluate(fades)

@@ -14,8 +14,8 @@ from netopsy.plots._cells import Cells, draw_cells
 from netopsy.plots.frames import Quantity, key, need, ordered_keys, ordered_sites
 
 LABELS = {
-    "l2": r"$\|\theta_d^\tau-\theta_d^0\|_2\,/\,\sqrt{\dim\theta_d}$",
-    "linf": r"$\|\theta_d^\tau-\theta_d^0\|_\infty$",
+    "l2": "‖θ − θ⁰‖₂ / √dim",
+    "linf": "‖θ − θ⁰‖∞",
 }
 
 

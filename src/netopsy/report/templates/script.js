@@ -114,6 +114,14 @@
     });
   }
 
+  // What is wider than the page fades where more follows.
+  const sized = new ResizeObserver((entries) => entries.forEach((entry) => fade(entry.target)));
+  const fade = (box) => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  for (const box of all(".wide")) {
+    box.addEventListener("scroll", () => fade(box), { passive: true });
+    sized.observe(box);
+  }
+
   for (const copy of all(".copy")) {
     const text = copy.closest("figure").querySelector("pre");
     copy.addEventListener("click", async () => {
