@@ -132,7 +132,7 @@ def _table(
         entries.append(
             (
                 Entry(text=site, sort=place),
-                Entry(text="differs" if sure else "", sort=-int(sure), mark="between" if sure else ""),
+                Entry(text="differs" if sure else "–", sort=-int(sure), mark="between" if sure else ""),
                 Entry(
                     text=signed(bar[1]),
                     sort=bar[1],
