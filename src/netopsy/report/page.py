@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,9 @@ from netopsy._storage import write_atomic
 from netopsy.plots.style import printable
 from netopsy.report.blocks import Cell, Chapter
 from netopsy.report.palette import LEVELS, classes, level, variables
+
+SEPARATED = re.compile(r"[^._/]*[._/]+(?=[^._/])|.+", re.DOTALL)
+"""The pieces of a name, each with the separators that end it."""
 
 
 def write_page(path: Path, title: str, chapters: Sequence[Chapter], facts: Sequence[str] = ()) -> Path:
@@ -92,13 +96,16 @@ def order(value: float | str | None) -> str:
     return "" if value is None else str(value)
 
 
-def name(text: str) -> str:
-    """A name as the head of a row or column; one of nothing but spaces in quotation marks.
+def name(text: str) -> Markup:
+    """A name as the head of a row or column, escaped; one of nothing but spaces in quotation marks.
 
-    >>> name("hidden.0"), name(" ")
-    ('hidden.0', '“ ”')
+    Where the style sheet has it break if it must, there is an empty element: it adds nothing to the text.
+
+    >>> str(name("<hidden>.0")), str(name(" "))
+    ('&lt;hidden&gt;.<i></i>0', '“ ”')
     """
-    return text if text.strip() else f"“{text}”"
+    whole = str(shown(text if text.strip() else f"“{text}”"))
+    return Markup("<i></i>").join(SEPARATED.findall(whole))
 
 
 def shown(value: object) -> object:

@@ -16,7 +16,7 @@
 
   // What lies under the pointer or has the focus, in words. Text only: nothing of the data is ever read as markup.
   const tip = document.getElementById("tip");
-  let shown = null;
+  let shown = null, where = null;
   const words = (part) => {
     if (part.dataset.tip) return part.dataset.tip;
     const name = part.matches("th") && part.querySelector("span");
@@ -35,6 +35,7 @@
   };
   const place = () => {
     const at = shown.getBoundingClientRect(), box = tip.getBoundingClientRect(), edge = 8;
+    where = at;
     const left = Math.min(Math.max(edge, at.left + at.width / 2 - box.width / 2), innerWidth - box.width - edge);
     const above = at.top - box.height - edge;
     tip.style.left = `${Math.max(edge, left)}px`;
@@ -59,7 +60,10 @@
   document.addEventListener("focusin", (event) => show(event.target.closest(PARTS)));
   document.addEventListener("focusout", hide);
   document.addEventListener("scroll", () => {
-    if (shown && shown.contains(document.activeElement)) place(); else hide();
+    if (!shown) return;
+    const at = shown.getBoundingClientRect();
+    if (at.top === where.top && at.left === where.left) return;  // news of a scroll that was over when it was shown
+    if (shown.contains(document.activeElement)) place(); else hide();
   }, true);
 
   // Arrow keys walk over a table, which is one stop of the tabulator key.
