@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,22 @@ def check_schema(path: Path, schema: object) -> None:
         raise NetopsyError(
             f"{path}: written with schema {schema}, this netopsy reads up to {SCHEMA}; upgrade netopsy to read it"
         )
+
+
+def read_result_manifest(folder: Path, kind: str, probe: str, files: Iterable[str]) -> dict[str, Any]:
+    """The manifest of a result that a probe's `save` wrote.
+
+    Raises:
+        NetopsyError: the folder lacks one of the files, or its manifest is damaged, of a newer netopsy, or of
+            something else.
+    """
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise NetopsyError(f"{folder}: expected a saved {kind}; it has no {', '.join(missing)}")
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("provenance", {}).get("probe") != probe:
+        raise NetopsyError(f"{folder}: expected a saved {kind}; its manifest is of something else")
+    return manifest
 
 
 class Scratch:

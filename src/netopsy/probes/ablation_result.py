@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from netopsy._checks import NetopsyError, inside, one_of
-from netopsy._storage import new_folder, read_json, read_table, write_json, write_table
+from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,12 +131,9 @@ class AblationResult:
             NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
         """
         folder = Path(path)
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        if missing:
-            raise NetopsyError(f"{folder}: expected a saved AblationResult; it has no {', '.join(missing)}")
-        manifest = read_json(folder / "manifest.json")
-        provenance = manifest.get("provenance", {})
-        if provenance.get("probe") != "ablation" or "units" not in manifest:
+        manifest = read_result_manifest(folder, "AblationResult", "ablation", FILES)
+        provenance = manifest["provenance"]
+        if "units" not in manifest:
             raise NetopsyError(f"{folder}: expected a saved AblationResult; its manifest is of something else")
         frame = read_table(folder / "results.parquet")
         frame.attrs = {}

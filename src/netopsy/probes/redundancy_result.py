@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from netopsy._checks import NetopsyError, one_of
-from netopsy._storage import new_folder, read_json, read_table, write_json, write_table
+from netopsy._checks import one_of
+from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,12 +91,7 @@ class RedundancyResult:
         """
         folder = Path(path)
         files = [*(f"{name}.parquet" for name in TABLES.values()), "manifest.json"]
-        missing = [name for name in files if not (folder / name).is_file()]
-        if missing:
-            raise NetopsyError(f"{folder}: expected a saved RedundancyResult; it has no {', '.join(missing)}")
-        provenance = read_json(folder / "manifest.json").get("provenance", {})
-        if provenance.get("probe") != "redundancy":
-            raise NetopsyError(f"{folder}: expected a saved RedundancyResult; its manifest is of something else")
+        provenance = read_result_manifest(folder, "RedundancyResult", "redundancy", files)["provenance"]
         tables = {attribute: read_table(folder / f"{name}.parquet") for attribute, name in TABLES.items()}
         for table in tables.values():
             table.attrs.clear()

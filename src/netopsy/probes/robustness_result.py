@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from netopsy._checks import NetopsyError, one_of
-from netopsy._storage import new_folder, read_json, write_json
+from netopsy._storage import new_folder, read_result_manifest, write_json
 from netopsy.probes.key_column import read_keyed, write_keyed
 
 if TYPE_CHECKING:
@@ -101,12 +101,9 @@ class RobustnessResult:
             NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
         """
         folder = Path(path)
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        if missing:
-            raise NetopsyError(f"{folder}: expected a saved RobustnessResult; it has no {', '.join(missing)}")
-        manifest = read_json(folder / "manifest.json")
-        provenance = manifest.get("provenance", {})
-        if provenance.get("probe") != "robustness" or "groups" not in manifest:
+        manifest = read_result_manifest(folder, "RobustnessResult", "robustness", FILES)
+        provenance = manifest["provenance"]
+        if "groups" not in manifest:
             raise NetopsyError(f"{folder}: expected a saved RobustnessResult; its manifest is of something else")
         frame, distances = read_keyed(folder / "results.parquet"), read_keyed(folder / "distances.parquet")
         groups = {name: tuple(members) for name, members in manifest["groups"].items()}
