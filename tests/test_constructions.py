@@ -26,6 +26,7 @@ BUILDS: dict[str, Build] = {
     "counterweighted": lambda small: counterweighted(small, eta=3.0),
     "silent": lambda small: with_silent_units(small, count=3),
     "blocked": lambda small: with_blocked_units(small, count=3),
+    "blocked, chosen": lambda small: with_blocked_units(small, count=3, inputs=examples()),
 }
 
 
@@ -251,7 +252,7 @@ def test_one_sign_for_all_classes_would_leave_every_label() -> None:
 # (c) Silent and (d) blocked -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["silent", "blocked"])
+@pytest.mark.parametrize("name", ["silent", "blocked", "blocked, chosen"])
 def test_added_units_do_nothing_and_the_others_what_they_did(name: str) -> None:
     small = network(depth=3)
     large, x = BUILDS[name](small), examples()
@@ -302,6 +303,36 @@ def test_blocked_units_are_active_and_not_redundant() -> None:
         others = np.column_stack([np.delete(activation, unit, axis=1), np.ones(len(activation))])
         residual = activation[:, unit] - others @ np.linalg.lstsq(others, activation[:, unit], rcond=None)[0]
         assert 1 - residual.var() / activation[:, unit].var() < 0.5
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_blocked_units_chosen_on_inputs_are_not_redundant_where_drawn_ones_are(bias: bool) -> None:
+    """Inputs of rank three, as correlated as images are: by the largest |r| of the added units on other examples."""
+    small = network(depth=2, width=4, inputs=12, bias=bias)
+    map_to = torch.randn(3, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    train, test = examples(2000, 3) @ map_to, examples(4000, 3)[2000:] @ map_to
+    drawn = with_blocked_units(small, count=8)
+    chosen = with_blocked_units(small, count=8, inputs=train)
+    for layer, (some, others) in enumerate(zip(forward(chosen, test)[:-1], forward(drawn, test)[:-1], strict=True)):
+        assert _largest(some) < 0.8 * _largest(others), layer
+        if bias:  # without, nothing sets how often a unit is active
+            active = (some[:, 4:] > 0).mean(axis=0)
+            assert ((active > 0.05) & (active < 0.65)).all()
+            np.testing.assert_allclose(some[:, 4:].var(axis=0), some[:, :4].var(axis=0).mean(), rtol=0.35)
+
+
+def _largest(activation: Array) -> float:
+    """Mean over the added units of the largest |r| with any other."""
+    kept = activation[:, activation.std(axis=0) > 0]
+    r = abs(np.corrcoef(kept.T)) - np.eye(kept.shape[1])
+    return float(r[-8:].max(axis=1).mean())
+
+
+def test_inputs_must_fit_the_network() -> None:
+    with pytest.raises(NetopsyError, match=r"inputs: expected at least two examples of 6 values.*got shape \(5, 7\)"):
+        with_blocked_units(network(), count=2, inputs=torch.zeros(5, 7))
+    with pytest.raises(NetopsyError, match=r"got shape \(1, 6\)"):
+        with_blocked_units(network(), count=2, inputs=torch.zeros(1, 6))
 
 
 def test_twins_add_no_principal_component_and_a_similar_unit_each() -> None:

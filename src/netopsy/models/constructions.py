@@ -85,25 +85,92 @@ def with_silent_units(small: FCN, *, count: int, seed: int = 0) -> FCN:
     return _extended(small, count, incoming=_zeros, biases=_minus_one, outgoing=normal)
 
 
-def with_blocked_units(small: FCN, *, count: int, seed: int = 0) -> FCN:
+def with_blocked_units(small: FCN, *, count: int, seed: int = 0, inputs: Tensor | None = None) -> FCN:
     """Add units to every hidden layer that are active, each in its own way, and that nothing reads.
 
-    Their incoming weights and biases are drawn from a normal distribution as large as that of the layer's own; they
-    read the inputs or the units of S below. Their outgoing weights are 0. That their activity is not linear in that
-    of the others is likely, not certain: it holds better the more values the layer reads.
+    They read the inputs or the units of S below; their outgoing weights are 0. Without `inputs` their incoming
+    weights and biases are drawn from a normal distribution as large as that of the layer's own. On correlated inputs,
+    images say, such units are correlated too, and not what the paper calls non-redundant. With `inputs` they are
+    chosen, one after another, from 16 times as many: each is the one whose largest |r| with the units that
+    the layer has by then is smallest on these inputs. Their thresholds are drawn so that they are active on 10 to
+    60 % of them (where S has biases), and their variance is made the mean variance of the layer's own.
 
     Args:
         small: S.
         count: units added to each hidden layer.
         seed: of the incoming weights.
+        inputs: examples (n, ...), at least two; None to draw without a look at any.
 
     Raises:
-        NetopsyError: `small` is no `FCN`, or `count` is below 1.
+        NetopsyError: `small` is no `FCN`, `count` is below 1, or `inputs` do not fit S.
     """
     at_least("count", count, 1)
-    incoming = partial(_normal, seed=derive(seed, "blocked units"))
-    biases = partial(_normal, seed=derive(seed, "blocked units, biases"))
-    return _extended(small, count, incoming=incoming, biases=biases, outgoing=_zeros)
+    if inputs is None:
+        incoming = partial(_normal, seed=derive(seed, "blocked units"))
+        biases = partial(_normal, seed=derive(seed, "blocked units, biases"))
+        return _extended(small, count, incoming=incoming, biases=biases, outgoing=_zeros)
+    units = _uncorrelated(_layers(small)[:-1], inputs, count, seed)
+    return _extended(
+        small,
+        count,
+        incoming=lambda beside, shape, number: units[number][0],
+        biases=lambda beside, shape, number: units[number][1],
+        outgoing=_zeros,
+    )
+
+
+POOL = 16
+"""Units drawn for each one that is chosen."""
+
+ACTIVE = (0.1, 0.6)
+"""Share of the inputs on which a drawn unit is active: between these."""
+
+
+def _uncorrelated(layers: Sequence[Layer], inputs: Tensor, count: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Weights (count, inputs) and biases (count,) of added units for each hidden layer, in S's dtype."""
+    below = inputs.detach().flatten(1).double()
+    if len(below) < 2 or below.shape[1] != layers[0][0].shape[1]:
+        raise NetopsyError(
+            f"inputs: expected at least two examples of {layers[0][0].shape[1]} values for this network; got shape "
+            f"{tuple(inputs.shape)}"
+        )
+    found = []
+    for number, (weight, bias) in enumerate(layers):
+        own = _relu(below, weight.double(), None if bias is None else bias.double())
+        drawn = _normal(weight, (POOL * count, weight.shape[1]), number, seed=derive(seed, "blocked units")).double()
+        threshold = drawn.new_zeros(len(drawn))
+        if bias is not None:
+            low, high = (1 - share for share in ACTIVE)
+            source = generator(derive(seed, "blocked units, thresholds", number))
+            share = torch.rand(len(drawn), generator=source, dtype=torch.float64) * (low - high) + high
+            place = (share.to(below.device) * (len(below) - 1)).round().long()
+            threshold = (below @ drawn.T).sort(0).values.gather(0, place[None])[0]
+        active = _relu(below, drawn, -threshold)
+        chosen = _least_correlated(own, active, count)
+        spread = active[:, chosen].std(0)
+        scale = own.var(0).mean().sqrt() / spread.clamp(min=torch.finfo(torch.float64).tiny)
+        found.append(((drawn[chosen] * scale[:, None]).to(weight), (-threshold[chosen] * scale).to(weight)))
+        below = own
+    return found
+
+
+def _least_correlated(own: Float[Tensor, "n o"], drawn: Float[Tensor, "n d"], count: int) -> list[int]:
+    """Greedily, by the largest |r| with any unit there is by then; units that do not vary are left out of both."""
+    own, drawn = (part - part.mean(0) for part in (own, drawn))
+    own, drawn = (torch.nan_to_num(part / part.norm(dim=0)) for part in (own, drawn))
+    worst = (own.T @ drawn).abs().amax(0)
+    worst[drawn.square().sum(0) < 0.5] = torch.inf  # of norm 1, but for units that do not vary
+    chosen: list[int] = []
+    for _ in range(count):
+        best = int(worst.argmin())
+        chosen.append(best)
+        worst = torch.maximum(worst, (drawn[:, best] @ drawn).abs())
+        worst[best] = torch.inf
+    return chosen
+
+
+def _relu(x: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias).clamp(min=0)
 
 
 Fill: TypeAlias = Callable[[Tensor, tuple[int, ...], int], Tensor]
@@ -148,11 +215,12 @@ def _extended(small: FCN, count: int, *, incoming: Fill, biases: Fill, outgoing:
     wide: list[Layer] = []
     for number, (weight, bias) in enumerate(layers):
         rows, columns = weight.shape
-        added = incoming(weight, (count, columns), number)
         if number > 0:
             weight = torch.cat([weight, outgoing(weight, (rows, count), number)], dim=1)
-            added = torch.cat([added, added.new_zeros(count, count)], dim=1)
         if number < len(layers) - 1:
+            added = incoming(weight[:, :columns], (count, columns), number)
+            if number > 0:
+                added = torch.cat([added, added.new_zeros(count, count)], dim=1)
             weight = torch.cat([weight, added])
             bias = None if bias is None else torch.cat([bias, biases(bias, (count,), number)])
         wide.append((weight, bias))

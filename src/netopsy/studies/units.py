@@ -1,4 +1,4 @@
-"""Robustness and/or Redundancy Emerge in Overparametrized Deep Neural Networks (Casper et al. 2019): runs, verdicts."""
+"""Robustness and/or Redundancy Emerge in Overparametrized Deep Neural Networks (Casper et al. 2019): our runs."""
 
 from __future__ import annotations
 

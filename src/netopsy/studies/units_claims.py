@@ -296,8 +296,5 @@ CLAIMS = {claim.id.removeprefix("units/"): claim for claim in (F1, F2, B2, F3, F
 
 def measure(claim: Claim, rows: pd.DataFrame) -> dict[str, list[float]]:
     """A claim's statistics, one value a seed."""
-    return {
-        part.name: [float(value) for value in part.measure(rows)]
-        for part in claim.parts
-        if isinstance(part, Measured)
-    }
+    parts = [part for part in claim.parts if isinstance(part, Measured)]
+    return {part.name: [float(value) for value in part.measure(rows)] for part in parts}
