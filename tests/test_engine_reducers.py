@@ -12,7 +12,7 @@ from torch import Tensor
 
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
-from netopsy.engine.reducers import Tally, check_metrics, digest, metric_name, unchanged
+from netopsy.engine.reducers import MOVED, Tally, check_metrics, digest, metric_name, moved, unchanged
 from netopsy.network.task import Task
 from tests.oracles import naive
 
@@ -65,6 +65,29 @@ def test_it_equals_plain_loops() -> None:
             for i in range(N)
         ]
         np.testing.assert_allclose(found.sums["margin"], by_hand, atol=1e-5)
+
+
+def test_how_far_logits_move_equals_plain_loops() -> None:
+    valid = TASK.valid(LABELS)
+    digests = {row - 1: digest(SCORES[row], LABELS, TASK, ("error", MOVED)) for row in range(3)}
+    for row in (0, 1):
+        by_hand = [
+            sum(
+                sum((SCORES[row + 1, i, p, c].item() - SCORES[0, i, p, c].item()) ** 2 for c in range(C))
+                for p, y in enumerate(LABELS[i].tolist())
+                if y != -100
+            )
+            for i in range(N)
+        ]
+        np.testing.assert_allclose(moved(digests[row], digests[-1], valid), by_hand, rtol=1e-5)
+        whole = Tally.of(("error", MOVED), 3, digests, valid)
+        assert whole.sums[MOVED][row] == pytest.approx(sum(by_hand), rel=1e-5)
+        assert whole.sums[MOVED][2] == 0
+        assert whole.means()[MOVED][row] == pytest.approx(sum(by_hand) / int(valid.sum()), rel=1e-5)
+    plain = digest(SCORES[0], LABELS, TASK, ("error", "unchanged"))
+    assert plain.scores is None  # kept for this metric alone
+    with pytest.raises(ValueError, match="digests without logits: ask for the metric 'moved'"):
+        moved(plain, digests[-1], valid)
 
 
 def test_the_tally_sums_rows_apart() -> None:
@@ -167,6 +190,7 @@ def test_a_loss_of_ones_own_that_is_a_mean_is_refused() -> None:
         (("error", "loss", "error"), "metrics: expected each once; got error, loss, error"),
         ((margin, margin), "metrics: expected each once; got margin, margin"),
         (("error", unchanged), "metrics: 'unchanged' is built in; rename your function"),
+        (("error", moved), "metrics: 'moved' is built in; rename your function"),
     ],
 )
 def test_bad_metrics_are_refused(metrics: tuple[Any, ...], message: str) -> None:

@@ -24,6 +24,8 @@ def test_public_names() -> None:
         "Task",
         "Trajectory",
         "TransformersRecorder",
+        "UnitCriteria",
+        "UnitTableResult",
         "__version__",
         "ablation_curve",
         "evaluate",
@@ -33,6 +35,7 @@ def test_public_names() -> None:
         "redundancy",
         "robustness",
         "run_sweep",
+        "unit_table",
         "write_report",
     ]
     assert netopsy.__all__ == dir(netopsy) == names

@@ -17,6 +17,8 @@ _HOMES = {
     "Task": "netopsy.network.task",
     "Trajectory": "netopsy.network.trajectory",
     "TransformersRecorder": "netopsy.training.transformers_recorder",
+    "UnitCriteria": "netopsy.probes.kinds",
+    "UnitTableResult": "netopsy.probes.units_result",
     "ablation_curve": "netopsy.probes.ablation",
     "evaluate": "netopsy.engine.evaluate",
     "fit": "netopsy.training.fit",
@@ -25,6 +27,7 @@ _HOMES = {
     "redundancy": "netopsy.probes.redundancy",
     "robustness": "netopsy.probes.robustness",
     "run_sweep": "netopsy.store.sweep",
+    "unit_table": "netopsy.probes.units",
     "write_report": "netopsy.report.run",
 }
 
@@ -40,6 +43,8 @@ __all__ = [
     "Task",
     "Trajectory",
     "TransformersRecorder",
+    "UnitCriteria",
+    "UnitTableResult",
     "__version__",
     "ablation_curve",
     "evaluate",
@@ -49,6 +54,7 @@ __all__ = [
     "redundancy",
     "robustness",
     "run_sweep",
+    "unit_table",
     "write_report",
 ]
 __version__ = "0.1.0"

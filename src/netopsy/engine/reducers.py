@@ -21,6 +21,13 @@ of logits `(m, classes)` and targets `(m,)` that gives a value a position `(m,)`
 
 BUILT_IN = ("error", "loss", "unchanged")
 
+MOVED = "moved"
+"""A further metric, for probes: the squared distance of the logits from the baseline's.
+
+The baseline comes last, so the logits of all variants of a batch are kept until then: rows x batch x classes numbers.
+It is a sum of pairs, and has no value of each example (`evaluate(examples=)`).
+"""
+
 
 def metric_name(metric: Metric) -> str:
     """The column of a metric."""
@@ -31,11 +38,11 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
     """Refuse unknown or repeated metrics, and functions that take a built-in name."""
     names = [metric_name(metric) for metric in metrics]
     for metric in metrics:
-        if not callable(metric) and metric not in BUILT_IN:
+        if not callable(metric) and metric not in (*BUILT_IN, MOVED):
             raise NetopsyError(
                 f"metrics: expected {', '.join(BUILT_IN)} or a function (logits, targets) -> values; got {metric!r}"
             )
-        if callable(metric) and metric_name(metric) in BUILT_IN:
+        if callable(metric) and metric_name(metric) in (*BUILT_IN, MOVED):
             raise NetopsyError(f"metrics: {metric_name(metric)!r} is built in; rename your function of that name")
     if len(set(names)) < len(names):
         raise NetopsyError(f"metrics: expected each once; got {', '.join(names)}")
@@ -50,12 +57,14 @@ class Digest:
         sums: metric -> each example's sum.
         predicted: the predicted label of each position; -1 where the output is not finite.
         finite: whether all of an example's logits are finite.
+        scores: the logits themselves, kept for the metric `MOVED` alone.
     """
 
     errors: Float[np.ndarray, " n"]
     sums: Mapping[str, Float[np.ndarray, " n"]]
     predicted: Int[Tensor, "n p"]
     finite: Bool[np.ndarray, " n"]
+    scores: Float[Tensor, "n p c"] | None = None
 
 
 def digest(
@@ -76,10 +85,10 @@ def digest(
     for metric in metrics:
         if metric == "error":
             sums["error"] = wrong
-        elif metric != "unchanged":
+        elif metric not in ("unchanged", MOVED):
             values = _positions(metric, scores, labels, valid, task)
             sums[metric_name(metric)] = values.sum(1, dtype=torch.float64).cpu().numpy()
-    return Digest(wrong, sums, predicted, finite.cpu().numpy())
+    return Digest(wrong, sums, predicted, finite.cpu().numpy(), scores if MOVED in metrics else None)
 
 
 def _positions(metric: Metric, scores: Tensor, labels: Tensor, valid: Tensor, task: Task) -> Float[Tensor, "n p"]:
@@ -106,6 +115,15 @@ def unchanged(mine: Digest, baseline: Digest, valid: Bool[Tensor, "n p"]) -> Flo
     """Positions of each example at which a variant predicts what the baseline predicts."""
     same = (mine.predicted == baseline.predicted) & (mine.predicted >= 0) & valid
     result: FloatArray = same.sum(1, dtype=torch.float64).cpu().numpy()
+    return result
+
+
+def moved(mine: Digest, baseline: Digest, valid: Bool[Tensor, "n p"]) -> FloatArray:
+    """Each example's sum over positions of the squared distance between a variant's logits and the baseline's."""
+    if mine.scores is None or baseline.scores is None:
+        raise ValueError(f"digests without logits: ask for the metric {MOVED!r}")
+    squares = (mine.scores - baseline.scores).double().square().sum(-1)
+    result: FloatArray = torch.where(valid, squares, 0.0).sum(1).cpu().numpy()
     return result
 
 
@@ -144,6 +162,8 @@ class Tally:
                 sums[name][row] = value.sum()
             if "unchanged" in sums:
                 sums["unchanged"][row] = unchanged(mine, digests[-1], valid).sum()
+            if MOVED in sums:
+                sums[MOVED][row] = moved(mine, digests[-1], valid).sum()
             positions[row], examples[row], bad[row] = counted, len(mine.finite), (~mine.finite).sum()
         return cls(sums, positions, examples, bad)
 

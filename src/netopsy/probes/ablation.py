@@ -7,104 +7,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from torch import nn
 
 from netopsy import __version__
 from netopsy._checks import NetopsyError, at_least, near, one_of, shorten
 from netopsy._random import derive
-from netopsy.engine.batches import Source, open_data
-from netopsy.engine.edits import Edit, Mask, Variant
-from netopsy.engine.evaluate import evaluate
-from netopsy.engine.evaluation import Estimand, Evaluation, Stop, Stopping
+from netopsy.engine.evaluation import Estimand, Stop, Stopping
 from netopsy.engine.execution import Engine
-from netopsy.engine.sequential import ConfidenceSequence
 from netopsy.network.task import Task
-from netopsy.network.units import UnitLayer, UnitSpec, find_units
+from netopsy.network.units import UnitLayer, UnitSpec
 from netopsy.probes.ablation_result import ALL, METRICS, AblationMetric, AblationResult
+from netopsy.probes.kinds import CRITERIA, constant, silent
+from netopsy.probes.unit_statistics import unit_statistics
+from netopsy.probes.units_off import Chosen, Question, ask, effects
 
 FRACTIONS = tuple(i / 6 for i in range(7))
 """Of the code published with the paper: `linspace(0, 1, 7)`."""
 
-MEASURED = ("unchanged", "unchanged_low", "unchanged_high", "accuracy", "accuracy_change", "accuracy_change_low",
-            "accuracy_change_high", "n", "status")  # fmt: skip
+ORDERS = ("random", "least-effect", "most-effect", "most-redundant", "least-active")
 
-Order: TypeAlias = Literal["random", "least-effect", "most-effect"] | Mapping[str, Sequence[int]]
-"""Which units go first, at random, by what ablating each alone changes, or as given by site."""
-
-Chosen: TypeAlias = frozenset[tuple[str, frozenset[int]]]
-"""Units ablated together, by layer: what tells one variant from another."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    """What both probes read from their arguments."""
-
-    model: nn.Module
-    data: Any
-    source: Source
-    layers: tuple[UnitLayer, ...]
-    task: Task
-    options: Mapping[str, Any]
-    stopping: Stopping
-
-    def run(self, chosen: Sequence[Chosen]) -> tuple[Evaluation, pd.DataFrame]:
-        """Ablate each set of units; a row for each, then one for the unedited network (columns `MEASURED`)."""
-        layers = {layer.name: layer for layer in self.layers}
-        variants = [_variant(layers, units) for units in chosen]
-        evaluation = evaluate(
-            self.model,
-            self.data,
-            variants,
-            task=self.task,
-            metrics=("error", "unchanged"),
-            stop=self.stopping,
-            **self.options,
-        )
-        return evaluation, self._frame(evaluation)
-
-    def _frame(self, evaluation: Evaluation) -> pd.DataFrame:
-        unchanged = np.r_[evaluation.metrics["unchanged"], 1.0]
-        n = np.r_[evaluation.n, evaluation.baseline_n]
-        low, high = self._interval(evaluation)
-        columns = {
-            "unchanged": unchanged,
-            "unchanged_low": np.minimum(np.r_[low, 1.0], unchanged),
-            "unchanged_high": np.maximum(np.r_[high, 1.0], unchanged),
-            "accuracy": 1 - np.r_[evaluation.metrics["error"], evaluation.baseline_error],
-            "accuracy_change": np.r_[-evaluation.delta_error, 0.0] + 0.0,
-            "accuracy_change_low": np.r_[-evaluation.delta_error_high, 0.0] + 0.0,
-            "accuracy_change_high": np.r_[-evaluation.delta_error_low, 0.0] + 0.0,
-            "n": n,
-            "status": pd.array([*evaluation.status, "no-op"], dtype="string"),
-        }
-        return pd.DataFrame(columns)
-
-    def _interval(self, evaluation: Evaluation) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-        """Simultaneous bounds of the share unchanged, valid at whatever time each row stopped.
-
-        NaN where an example has several predictions, or none that counts: they are not independent draws.
-        """
-        rows = len(evaluation.n)
-        batch = self.source.whole if self.source.whole is not None else self.source.first()
-        labels = self.task.labels(batch)
-        if labels.shape[1] != 1 or not self.task.valid(labels).all():
-            return np.full(rows, np.nan), np.full(rows, np.nan)
-        total = int(evaluation.provenance["examples"]) if self.stopping.estimand == "dataset" else None
-        confidence = self.stopping.confidence
-        sequence = ConfidenceSequence(max(1, rows), confidence=confidence, total=total, support=(0.0, 1.0))
-        same = np.rint(evaluation.metrics["unchanged"] * evaluation.n)
-        sequence.update(np.arange(rows), np.stack([evaluation.n - same, same], axis=1))
-        low, high = sequence.low[:rows], sequence.high[:rows]
-        silent = np.array([status == "no-op" for status in evaluation.status], dtype=bool)
-        low[silent] = high[silent] = 1.0
-        return low, high
+Order: TypeAlias = (
+    Literal["random", "least-effect", "most-effect", "most-redundant", "least-active"] | Mapping[str, Sequence[int]]
+)
+"""Which units go first: at random, by what ablating each alone changes, by their activations, or as given by site."""
 
 
 def ablation_curve(
@@ -140,8 +70,11 @@ def ablation_curve(
         fractions: ascending, from 0 to 1.
         orders: random orders of each layer's units; the same for the layer alone and for all at once.
         order: `"random"`; `"least-effect"` or `"most-effect"`: units whose ablation alone changes the fewest (most)
-            predictions of these examples go first (`unit_effects` is run for that); or a permutation of each layer's
-            units, by the layer's name. All but `"random"` have one order.
+            predictions of these examples go first (`unit_effects` is run for that); `"most-redundant"`: silent and
+            constant units (by `UnitCriteria()`) first, as they carry nothing, then those with the largest R² from the
+            others; `"least-active"`: those above zero in the fewest samples first (both take one more pass over the
+            data); or a permutation of each layer's units, by the layer's name. Units that are equal in this stay as
+            they lie. All but `"random"` have one order.
         metric: what `areas`, `print` and `plot` speak of: predictions `"unchanged"` or `"accuracy"`; both are kept.
         stop: `"exact"`: every example; `"precision"`: until each paired change of accuracy is known to ± `precision`;
             `"verdict"`: until it is known whether more than `tolerance` is lost.
@@ -163,10 +96,10 @@ def ablation_curve(
     one_of("metric", metric, METRICS)
     shares = _read_fractions(fractions)
     if isinstance(order, str):
-        one_of("order", order, ("random", "least-effect", "most-effect"))
+        one_of("order", order, ORDERS)
     stopping = Stopping(rule=stop, precision=precision, tolerance=tolerance, confidence=confidence, estimand=estimand)
     options = {"seed": seed, "engine": engine, "batch_size": batch_size, "progress": progress}
-    question = _ask(model, data, sites, task, stopping, options)
+    question = ask(model, data, sites, task, stopping, options)
     if ALL in [layer.name for layer in question.layers]:
         raise NetopsyError(f"sites: {ALL!r} is the name of the row of all layers at once; rename that layer")
     ranked = _ranked(question, order, orders, seed)
@@ -227,25 +160,7 @@ def unit_effects(
     """
     stopping = Stopping(rule=stop, precision=precision, tolerance=tolerance, confidence=confidence, estimand=estimand)
     options = {"seed": seed, "engine": engine, "batch_size": batch_size, "progress": progress}
-    return _effects(_ask(model, data, sites, task, stopping, options))
-
-
-def _ask(
-    model: nn.Module, data: Any, sites: UnitSpec, task: Task | None, stopping: Stopping, options: Mapping[str, Any]
-) -> _Question:
-    task = task or Task()
-    source = open_data(data, batch_size=options["batch_size"], seed=options["seed"])
-    layers = find_units(model, task.inputs(source.first()), sites, task=task)
-    return _Question(
-        model=model, data=data, source=source, layers=layers, task=task, options=options, stopping=stopping
-    )
-
-
-def _effects(question: _Question) -> pd.DataFrame:
-    places = [(layer.name, unit) for layer in question.layers for unit in range(layer.units)]
-    _, measured = question.run([frozenset({(name, frozenset({unit}))}) for name, unit in places])
-    frame = pd.DataFrame(places, columns=["site", "unit"]).astype({"site": "string"})
-    return pd.concat([frame, measured.iloc[:-1]], axis=1)
+    return effects(ask(model, data, sites, task, stopping, options))
 
 
 def _read_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
@@ -256,20 +171,46 @@ def _read_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     return shares
 
 
-def _ranked(question: _Question, order: Order, orders: int, seed: int) -> list[dict[str, tuple[int, ...]]]:
+def _ranked(question: Question, order: Order, orders: int, seed: int) -> list[dict[str, tuple[int, ...]]]:
     """For each order: layer -> its units, the first to go first."""
     layers = question.layers
     if isinstance(order, Mapping):
         return [_given(layers, order)]
     if order == "random":
         return [{layer.name: _permutation(layer, seed, number) for layer in layers} for number in range(orders)]
+    if order in ("most-redundant", "least-active"):
+        return [_by_activations(question, redundant=order == "most-redundant")]
     sign = -1 if order == "least-effect" else 1
     ranked = {}
-    for name, part in _effects(question).groupby("site", sort=False):
+    for name, part in effects(question).groupby("site", sort=False):
         values = sign * part.unchanged.to_numpy(), sign * part.accuracy_change.to_numpy()
         places = np.lexsort((values[1], values[0]))  # by predictions, then by accuracy, then as they lie
         ranked[str(name)] = tuple(int(unit) for unit in part.unit.to_numpy()[places])
     return [ranked]
+
+
+def _by_activations(question: Question, *, redundant: bool) -> dict[str, tuple[int, ...]]:
+    """Layer -> its units, by R² or by activity."""
+    for layer in question.layers:
+        if layer.size != 1:
+            raise NetopsyError(
+                f"order: the units of {layer.name!r} hold {layer.size} numbers each, which have no one activity and "
+                "no R²; choose 'random', 'least-effect' or 'most-effect'"
+            )
+    question.check()
+    ranked = {}
+    for layer, found in zip(question.layers, unit_statistics(question), strict=True):
+        key = found.frame.activity.to_numpy()
+        if redundant:
+            if found.status == "few samples":
+                raise NetopsyError(
+                    f"order='most-redundant': {layer.name!r} has {int(found.varies.sum())} units that vary, and not "
+                    "more samples: no R²; pass more examples, or choose another order"
+                )
+            idle = silent(found.frame, CRITERIA) | constant(found.frame, CRITERIA)
+            key = np.where(idle, -2.0, -np.nan_to_num(found.frame.r2.to_numpy()))
+        ranked[layer.name] = tuple(np.argsort(key, kind="stable").tolist())
+    return ranked
 
 
 def _permutation(layer: UnitLayer, seed: int, number: int) -> tuple[int, ...]:
@@ -300,14 +241,3 @@ def _prefixes(layers: Iterable[UnitLayer], ranked: Mapping[str, Sequence[int]], 
     """The first units of each layer's order; no entry for a layer of which none goes."""
     counts = {layer.name: int(np.floor(share * layer.units + 0.5)) for layer in layers}
     return frozenset((name, frozenset(ranked[name][:count])) for name, count in counts.items() if count)
-
-
-def _variant(layers: Mapping[str, UnitLayer], chosen: Chosen) -> Variant:
-    units = dict(chosen)
-    edits = [
-        Edit(layer.address, Mask(layer.entries(sorted(units[name])), layer.axis))
-        for name, layer in layers.items()
-        if name in units
-    ]
-    parts = [f"{name}: {shorten(sorted(units[name]), 3)}" for name in layers if name in units]
-    return Variant(f"units {'; '.join(parts)} off", tuple(edits))
