@@ -257,11 +257,12 @@ class Sweep:
 class Study:
     """Run a paper's experiments and say which of its claims hold. Finished work is found, and not done again."""
 
-    paper: tyro.conf.Positional[Literal["layers"]]
-    """Which paper: layers (Zhang, Bengio, Singer 2022)."""
+    paper: tyro.conf.Positional[Literal["layers", "units"]]
+    """Which paper: layers (Zhang, Bengio, Singer 2022), units (Casper et al. 2019)."""
 
-    claims: tuple[str, ...] = ("F1a", "F4", "F6")
-    """Which of its claims: F1a, F4, F6, and the sweeps F2 and T1."""
+    claims: tuple[str, ...] | None = None
+    """Which of its claims. layers: F1a, F4, F6 (if none is named), F2, T1. units: F2, F3, S2, C6 (if none is named),
+    F1, B2, F4, F5, C3, C5, C7, C11, C12, C13."""
 
     preset: Literal["laptop", "paper"] = "laptop"
     """laptop: minutes on two cores. paper: the paper's own setting."""

@@ -212,13 +212,14 @@ def _study(options: Study, console: Console) -> None:
     with bars(console) as progress:
         say(progress, "starting")
         with loading():
-            from netopsy.studies import layers, layers_pictures
+            from netopsy.commands import studies
 
-        how = _chosen(options, "preset", "claims", "seeds", "jobs", "retry")
-        study = layers.run(folder, report=pace(progress), **how)
-        say(progress, "drawing")
-        pictures = layers_pictures.draw(study, folder / "pictures")
-    for line in (*study.verdicts.values(), *pictures):
+        how = _chosen(options, "preset", "seeds", "jobs", "retry")
+        if options.claims is not None:
+            how["claims"] = options.claims
+        drawing = partial(say, progress, "drawing")
+        found = studies.run(options.paper, folder, report=pace(progress), drawing=drawing, **how)
+    for line in found:
         print(line)
 
 

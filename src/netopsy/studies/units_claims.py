@@ -41,7 +41,7 @@ WIDEST = "the widest nets' {quantity}, minus the narrowest ones'"
 def grows(line: str, quantity: Quantity, *, group: str = "") -> Measured:
     """A quantity's largest net is at least the least difference above the smallest one."""
     return Measured(
-        name=f"{quantity} grows, {line}",
+        name=f"{group}: {quantity}" if group else f"{quantity} grows, {line}",
         statistic=WIDEST.format(quantity=quantity),
         direction="above",
         margin=LEAST[quantity],
@@ -87,7 +87,7 @@ def within(margin: float, high: str, low: str) -> tuple[tuple[str, Direction, fl
 
 def any_grows(line: str, quantities: Sequence[Quantity]) -> tuple[Measured, ...]:
     """At least one of them grows."""
-    return tuple(grows(line, quantity, group=f"{' or '.join(quantities)}, {line}") for quantity in quantities)
+    return tuple(grows(line, quantity, group=f"{' or '.join(quantities)} grows, {line}") for quantity in quantities)
 
 
 def more(line: str, other: str, quantity: Quantity, *, margin: float | None = None) -> Measured:

@@ -80,9 +80,7 @@ class Net:
         """
         shape, classes = tuple(data.train[0].shape[1:]), data.classes
         if self.layer and self.model != "alexnet":
-            raise NetopsyError(
-                f"layer: expected '' for {self.model}, which has no widths of layers; got {self.layer!r}"
-            )
+            raise NetopsyError(f"layer: expected '' for {self.model}, which has no single widths; got {self.layer!r}")
         if self.model == "mlp":
             units = round(HIDDEN * width)
             return partial(
