@@ -20,16 +20,19 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
 from netopsy._checks import NetopsyError
+from netopsy._identity import canonical
 from netopsy._storage import read_json, read_table, write_json
 from netopsy.cli import main
 from netopsy.commands import compare as comparing
-from netopsy.commands import inputs, probes, sweeps
+from netopsy.commands import inputs, probes, sweeps, unit_probes
 from netopsy.commands import inspect as inspecting
 from netopsy.commands import report as reporting
 from netopsy.commands import train as training
 from netopsy.data.digits import digits
 from netopsy.engine import graph
+from netopsy.models.alexnet import alexnet_small
 from netopsy.models.fcn import fcn
+from netopsy.models.inits import Normal
 from netopsy.models.resnet import ResNet
 from netopsy.models.vgg import VGG
 from netopsy.network.trajectory import Trajectory
@@ -91,6 +94,7 @@ def sweep():
     return SWEEP
 """
 
+ROBUST = ["--probes", "robustness"]
 SMALL = ["--width", "4", "--depth", "2", "--epochs", "2", "--batch-size", "256"]
 
 
@@ -127,6 +131,7 @@ def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
         return path
 
     monkeypatch.setattr(probes, "save", touch)
+    monkeypatch.setattr(unit_probes, "save", touch)
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +348,7 @@ def test_own_model_and_data_are_trained_and_inspected(
     assert error(capsys, "inspect", "runs/x", *named[:2]).endswith(
         "pass --data NAME or pkg.mod:loader (it was mine:two)"
     )
-    assert main(["inspect", "runs/x", *named, "--json"]) == 0
+    assert main(["inspect", "runs/x", *ROBUST, *named, "--json"]) == 0
     rows = robust(capsys)["rows"]
     assert {row["split"] for row in rows} == {"test"}
     assert {row["n"] for row in rows} == {40}
@@ -446,6 +451,45 @@ def test_own_models_are_restored() -> None:
     assert isinstance(restored().get_submodule("activation.0"), torch.nn.Identity)
 
 
+def test_models_with_initializations_and_widths_are_restored() -> None:
+    first = partial(alexnet_small, classes=3, channels=1, size=12, width=0.1, init=Normal(sigma=0.5, truncated=True))
+    for factory in (
+        first,
+        partial(first, widths={"conv1": 0.25}),
+        partial(fcn, inputs=6, classes=3, init=Normal(sigma=0.1)),
+    ):
+        restored = inputs.recorded_factory({"factory": json.loads(json.dumps(canonical(factory)))})
+        assert isinstance(restored, partial)
+        assert (restored.func, restored.args, restored.keywords) == (factory.func, factory.args, factory.keywords)
+        torch.manual_seed(0)
+        expected = factory().state_dict()
+        torch.manual_seed(0)
+        for name, value in restored().state_dict().items():
+            assert torch.equal(value, expected[name])
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        {"type": "netopsy.models.inits:Other", "fields": {"sigma": 1.0, "truncated": False}},
+        {"type": "os:system", "fields": {"command": "touch hacked"}},
+        {"type": "netopsy.models.inits:Normal", "fields": {"sigma": 1.0}},
+        {"type": "netopsy.models.inits:Normal", "fields": {"sigma": -1.0, "truncated": False}},
+        {"type": "netopsy.models.inits:Normal", "fields": {"sigma": "1", "truncated": False}},
+        {"type": "netopsy.models.inits:Normal", "fields": {"sigma": 1.0, "truncated": 0}},
+        {"type": "netopsy.models.inits:Normal", "fields": {"sigma": 1.0, "truncated": False, "x": 1}},
+        {"type": "netopsy.models.inits:Normal"},
+        {"type": ["netopsy.models.inits:Normal"], "fields": {"sigma": 1.0, "truncated": False}},
+        {"conv1": "os:system"},
+        {"conv1": {"call": "os:getcwd"}},
+        {"conv1": True},
+    ],
+    ids=str,
+)
+def test_other_arguments_of_a_manifest_are_not_restored(init: Any) -> None:
+    assert inputs.recorded_factory({"factory": {**FCN, "kwargs": {**FCN["kwargs"], "init": init}}}) is None  # type: ignore[dict-item]
+
+
 @pytest.mark.parametrize(
     "described",
     [
@@ -530,7 +574,7 @@ def test_a_foreign_or_damaged_manifest_is_an_error(run: Path, capsys: pytest.Cap
 def test_inspect_finds_what_it_measured_and_measures_what_it_has_not(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(run), "--json"]) == 0
+    assert main(["inspect", str(run), *ROBUST, "--json"]) == 0
     first = robust(capsys)
     result = RobustnessResult.load(Path(first["files"]["result"]))
     assert set(first["files"]) == {"result", "heatmap", "curves"}
@@ -553,7 +597,7 @@ def test_inspect_finds_what_it_measured_and_measures_what_it_has_not(
     folders = set()
     for extra in ([], ["--sites", "hidden.*"], ["--sites", "hidden.*", "--checkpoints", "all", "--draws", "0"]):
         for _ in range(2):
-            assert main(["inspect", str(run), "--json", *extra]) == 0
+            assert main(["inspect", str(run), *ROBUST, "--json", *extra]) == 0
             found = robust(capsys)
             folders.add(found["files"]["result"])
     assert len(asked) == len(folders) == 3  # each once
@@ -566,6 +610,7 @@ def test_inspect_prints_a_table_and_its_files(
     run: Path, unsaved: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [
+        *ROBUST,
         "--checkpoints",
         "0",
         "1",
@@ -590,7 +635,7 @@ def test_inspect_of_a_run_without_some_modules(
     """The ReLU that was removed has no parameters: the checkpoints would fit the full network too."""
     assert main(["train", str(tmp_path / "run"), *SMALL, "--removed", "activation.*", "--json"]) == 0
     trained = output(capsys)
-    assert main(["inspect", str(tmp_path / "run"), "--draws", "0", "--json"]) == 0
+    assert main(["inspect", str(tmp_path / "run"), *ROBUST, "--draws", "0", "--json"]) == 0
     assert robust(capsys)["rows"][0]["error"] == pytest.approx(trained["validation_error"], abs=1e-9)
     factory = partial(fcn, inputs=64, classes=10, depth=2, width=4)
     manifest = {"factory": {}, "config": {"removed": ["activation.*"]}}
@@ -642,11 +687,11 @@ def test_inspect_of_others_checkpoints(own: Path, capsys: pytest.CaptureFixture[
     assert "pass --model pkg.mod:factory and --data NAME or pkg.mod:loader" in error(capsys, "inspect", str(folder))
     assert "no checkpoint 0 (the weights before training)" in error(capsys, "inspect", str(folder), *named)
     start = ["--init", str(own / "hf" / "initial")]
-    assert main(["inspect", str(folder), *named, *start, "--checkpoints", "0", "5", "--json"]) == 0
+    assert main(["inspect", str(folder), *ROBUST, *named, *start, "--checkpoints", "0", "5", "--json"]) == 0
     found = robust(capsys)
     assert {row["checkpoint"] for row in found["rows"]} == {None, 0, 5}
     final = [*start, "--final", str(folder / "checkpoint-10" / "model.safetensors")]
-    assert main(["inspect", *named, *final, "--json"]) == 0
+    assert main(["inspect", *ROBUST, *named, *final, "--json"]) == 0
     both = robust(capsys)
     assert both["files"]["result"].startswith("runs/inspected/robustness-")
     at_start = [row for row in found["rows"] if row["checkpoint"] in (None, 0)]
@@ -686,7 +731,7 @@ def test_plan_is_inspect_dry_run_and_writes_nothing(
     before = sorted(run.rglob("*"))
     shown = []
     for command in (["plan"], ["inspect", "--dry-run"]):
-        assert main([*command, str(run), "--sites", "hidden.*", "--draws", "2", "--json"]) == 0
+        assert main([*command, str(run), *ROBUST, "--sites", "hidden.*", "--draws", "2", "--json"]) == 0
         told = output(capsys)
         assert told["skipped"] == {}
         shown.append(told["probes"]["robustness"])
@@ -694,22 +739,22 @@ def test_plan_is_inspect_dry_run_and_writes_nothing(
     assert first["rows"] == second["rows"] == {"re-initialize": 2, "re-randomize": 4, "no-op": 0}
     assert first.keys() == second.keys() >= {"seconds", "peak_bytes", "forwards"}
     assert [(cost["rows"], cost["found"]) for cost in shown] == [(7, None)] * 2  # the baseline's is one
-    assert main(["plan", str(run)]) == 0
+    assert main(["plan", str(run), *ROBUST]) == 0
     assert capsys.readouterr().out.startswith("robustness: which parts can go back to where they started")
     assert sorted(run.rglob("*")) == before
     assert reported == []
 
 
 def test_a_plan_finds_what_was_measured(run: Path, unsaved: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(run), "--json"]) == 0
+    assert main(["inspect", str(run), *ROBUST, "--json"]) == 0
     measured = robust(capsys)
-    assert main(["plan", str(run), "--json"]) == 0
+    assert main(["plan", str(run), *ROBUST, "--json"]) == 0
     assert robust(capsys) == {
         "rows": len(measured["rows"]), "seconds": 0.0, "found": measured["files"]["result"], "plan": None,
     }  # fmt: skip
-    assert main(["plan", str(run)]) == 0
+    assert main(["plan", str(run), *ROBUST]) == 0
     assert capsys.readouterr().out.endswith(f"\nfound, nothing to do: {measured['files']['result']}\n")
-    assert main(["plan", str(run), "--tolerance", "0.06", "--json"]) == 0
+    assert main(["plan", str(run), *ROBUST, "--tolerance", "0.06", "--json"]) == 0
     assert robust(capsys)["found"] is None
 
 
@@ -722,7 +767,7 @@ def test_the_plan_and_the_probe_export_once_and_change_no_bit(
     frames, options = [], {**ASKED, "sites": "hidden.*"}
     for name, planned in (("alone", False), ("after a plan", True)):
         opened = opened_run(run, tmp_path / name)
-        [probe], _ = inspecting.chosen(opened, ())
+        [probe], _ = inspecting.chosen(opened, ("robustness",))
         if planned:
             assert inspecting.planned(opened, (probe,), options)[probe].rows == 5
         frames.append(probe.run(opened, options, lambda done, total: None).result.frame)
@@ -743,9 +788,9 @@ def test_the_trained_network_is_one_and_the_others_are_new(run: Path) -> None:
 def test_inspect_ends_with_a_report(
     run: Path, unsaved: None, tmp_path: Path, reported: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(run)]) == 0
+    assert main(["inspect", str(run), *ROBUST]) == 0
     assert capsys.readouterr().out.endswith(f"\nreport   {run / 'report.html'}\n")
-    assert main(["inspect", str(run), "--out", str(tmp_path / "here"), "--json"]) == 0
+    assert main(["inspect", str(run), *ROBUST, "--out", str(tmp_path / "here"), "--json"]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["report"] == str(tmp_path / "here" / "report.html")
     assert shown.err == ""
@@ -759,7 +804,7 @@ def test_what_was_measured_is_printed_though_the_report_fails(
         raise NetopsyError("report: no room")
 
     monkeypatch.setattr(reporting, "report", fail)
-    assert main(["inspect", str(run)]) == 2
+    assert main(["inspect", str(run), *ROBUST]) == 2
     shown = capsys.readouterr()
     assert shown.out.startswith("test: error after each edit")
     assert shown.err == "error: report: no room\n"
@@ -819,9 +864,10 @@ def test_probes_are_chosen_and_ordered_by_cost(
 
 def test_robustness_applies_to_what_has_parameters(run: Path) -> None:
     opened = opened_run(run, run)
-    assert probes.PROBES[0].applies(opened) is None
+    robustness_probe = next(probe for probe in probes.PROBES if probe.name == "robustness")
+    assert robustness_probe.applies(opened) is None
     empty = Trajectory.from_states(torch.nn.Sequential(torch.nn.Flatten()), {0: {}, 1: {}})
-    assert probes.PROBES[0].applies(replace(opened, trajectory=empty)) == "the network has no parameters to reset"
+    assert robustness_probe.applies(replace(opened, trajectory=empty)) == "the network has no parameters to reset"
 
 
 # report and compare
@@ -928,5 +974,5 @@ def test_bad_sweeps_are_refused(
 def test_a_figure_is_what_is_saved(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(probes, "save", lambda axes, path: drawn.append(axes.get_figure()))
-    assert main(["inspect", str(run), "--draws", "0", "--sites", "classifier"]) == 0
+    assert main(["inspect", str(run), *ROBUST, "--draws", "0", "--sites", "classifier"]) == 0
     assert [type(figure) for figure in drawn] == [Figure, Figure]

@@ -582,3 +582,11 @@ def test_orders_by_activations_that_cannot_be_had() -> None:
         named: Any = order
         with pytest.raises(NetopsyError, match=r"c_proj' hold 4 numbers each, which have no one activity"):
             ablation_curve(case.model, case.data, sites=heads, task=case.task, order=named)
+
+
+def test_pictures(unchecked: None) -> None:
+    counts = table().plot(kind="counts")
+    assert len(counts.patches) >= len(table().frame.kind.unique())
+    assert table().plot().figure is not counts.figure
+    with pytest.raises(NetopsyError, match="kind: expected one of 'map', 'counts'; got 'pie'"):
+        table().plot(kind="pie")  # type: ignore[arg-type]

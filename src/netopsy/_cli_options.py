@@ -158,7 +158,7 @@ class Inspect:
     """To measure on, as for `netopsy train` (all but the train split), or batches; a run on a built-in set knows."""
 
     probes: tuple[str, ...] = ()
-    """Which probes (robustness); by default all that apply."""
+    """Which probes (redundancy, robustness, ablation, units); by default all that apply."""
 
     sites: str = "modules"
     """What is reset, one at a time: modules, blocks, parameters, or a glob."""

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from netopsy.plots.frames import floats, need
-from netopsy.plots.style import BLUE, GRAY, INK, LABEL, TICK, elide, finish_lines, line_axes, name_sites, new_axes
+from netopsy.plots.style import (
+    BLUE,
+    GRAY,
+    INK,
+    LABEL,
+    TICK,
+    elide,
+    finish_lines,
+    line_axes,
+    name_sites,
+    new_axes,
+    shades,
+)
 
 ALL = "all"
 BAR = 0.7
+MOST_BANDS = 4
+"""Sites up to which bands can be told apart; of more, only `all` has its own."""
 
 
 def ablation_curves(
@@ -22,14 +35,18 @@ def ablation_curves(
     *,
     metric: str = "unchanged",
     label: str = "predictions unchanged (%)",
+    of: str = "orders",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a curve for each site: the mean over the orders, its band from their smallest to their largest value.
+
+    With more than four sites only `all` has a band.
 
     Args:
         frame: `AblationResult.to_frame()`, or any with its columns `site, fraction, order` and the metric.
         metric: the column drawn.
         label: of the y axis.
+        of: what the values of one site and fraction are of, in the legend.
         ax: where to draw; None makes a figure.
 
     Raises:
@@ -39,22 +56,30 @@ def ablation_curves(
     ax = new_axes(6.6, 3.2) if ax is None else ax
     sites = [str(site) for site in frame["site"].unique()]
     layers = [site for site in sites if site != ALL]
-    shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.92, max(len(layers), 1)))
-    looks: dict[str, dict[str, Any]] = {site: {"color": shades[i], "linewidth": 1.2} for i, site in enumerate(layers)}
+    colors = shades()(np.linspace(0.25, 0.9, max(len(layers), 1)))  # first to last
+    looks: dict[str, dict[str, Any]] = {site: {"color": colors[i], "linewidth": 1.2} for i, site in enumerate(layers)}
     looks[ALL] = {"color": INK, "linewidth": 1.8, "linestyle": (0, (4, 2))}
     for site, name in zip(sites, elide(sites), strict=True):
         rows = frame[frame["site"] == site]
         points = rows.assign(value=floats(rows[metric])).groupby("fraction")["value"].agg(["mean", "min", "max"])
         look = looks[site]
-        ax.plot(points.index, points["mean"], label=name, zorder=3, **look)
-        ax.fill_between(points.index, points["min"], points["max"], color=look["color"], alpha=0.15, linewidth=0)
+        dots: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 2.8,
+            "clip_on": False,
+        }  # what was measured; lines join them
+        ax.plot(points.index, points["mean"], label=name, zorder=3, **dots, **look)
+        if len(sites) <= MOST_BANDS or site == ALL:
+            ax.fill_between(points.index, points["min"], points["max"], color=look["color"], alpha=0.15, linewidth=0)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.02)
     ax.xaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
     ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
     ax.set_xlabel("units ablated (%)", size=LABEL)
     orders = int(frame["order"].nunique())
-    title = f"mean of {orders} orders\n(band: min to max)" if orders > 1 else ""
+    banded = "band" if len(sites) <= MOST_BANDS else f"band of {ALL}" if ALL in sites else ""
+    note = f"\n({banded}: min to max)" if banded else ""
+    title = f"mean of {orders} {of}{note}" if orders > 1 else ""
     finish_lines(ax, PercentFormatter(xmax=1, symbol=""), label, title)
     return ax
 

@@ -20,6 +20,7 @@ from netopsy.plots.style import (
     finish_lines,
     line_axes,
     name_sites,
+    new_axes,
     shades,
 )
 
@@ -57,28 +58,35 @@ def redundancy_bars(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def pair_histograms(frame: pd.DataFrame, *, similar: float | None = None, ax: Axes | None = None) -> Axes:
+def pair_histograms(
+    frame: pd.DataFrame, *, similar: float | None = None, title: str = "layer", ax: Axes | None = None
+) -> Axes:
     """Draw the distribution of |r| over the pairs of units of each layer, one line a layer, first to last.
 
     `frame` is `netopsy.redundancy(...).pairs`; samplings of a layer are added up. The line at `similar` is the
-    threshold from which two units are similar. Raises `NetopsyError` for a frame that is empty or lacks columns.
+    threshold from which two units are similar; `title` is the legend's. Raises `NetopsyError` for a frame that is
+    empty or lacks columns.
     """
     if frame.empty:
         raise NetopsyError(f"frame: expected pairs of units from {SOURCE}.pairs; in no layer do two units vary")
     need(frame, ("site", "low", "high", "pairs"), "redundancy")
     sites = ordered_sites(frame["site"])
-    ax = ax or line_axes(("",) * 14)
+    ax = ax or new_axes(6.6, 3.2)
     colors = shades()(np.linspace(0.25, 1.0, len(sites)))
     for site, label, color in zip(sites, elide(sites), colors, strict=True):
         part = frame[frame["site"] == site].groupby(["low", "high"], as_index=False)["pairs"].sum()
         counts, low, high = (floats(part[name]) for name in ("pairs", "low", "high"))
         density = counts / max(counts.sum(), 1.0) / (high - low)
-        ax.stairs(density, [*low, high[-1]], color=color, label=label, lw=1.1)
+        ax.stairs(density, [*low, high[-1]], baseline=None, color=color, label=label, lw=1.1)
     if similar is not None:
         ax.axvline(similar, color=FAINT, lw=0.8, ls="--", zorder=0)
+        side = "right" if similar > 0.6 else "left"  # where there is room for the word
+        off = (-4 if side == "right" else 4, -2)
+        ax.annotate("similar", (similar, 1), off, ("data", "axes fraction"), "offset points",
+                    size=TICK, color=GRAY, va="top", ha=side)  # fmt: skip
     ax.set_xlim(0, 1)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("|r| of two units", size=LABEL)
     ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
-    finish_lines(ax, ax.yaxis.get_major_formatter(), "density of pairs", "layer")
+    finish_lines(ax, ax.yaxis.get_major_formatter(), "density of pairs", title)
     return ax

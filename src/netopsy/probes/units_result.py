@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from netopsy._checks import NetopsyError
+from netopsy._checks import NetopsyError, one_of
 from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
 from netopsy.probes.kinds import KINDS, UnitCriteria, classify
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = (
     "site", "unit", "activity", "mean", "variance", "r2", "similar", "selectivity", "effect", "effect_low",
@@ -62,6 +65,18 @@ class UnitTableResult:
     def reclassified(self, criteria: UnitCriteria) -> UnitTableResult:
         """The same measurements with kinds by other criteria."""
         return replace(self, frame=self.frame.assign(kind=classify(self.frame, criteria)), criteria=criteria)
+
+    def plot(self, ax: Axes | None = None, *, kind: Literal["map", "counts"] = "map") -> Axes:
+        """Draw every unit as a cell colored by its kind, or the numbers of each kind as a bar a layer.
+
+        Args:
+            ax: where to draw; by default a new figure, `.figure` of what is returned.
+            kind: which picture.
+        """
+        one_of("kind", kind, ("map", "counts"))
+        from netopsy.plots.units import kind_counts, unit_map
+
+        return unit_map(self.frame, ax=ax) if kind == "map" else kind_counts(self.frame, ax=ax)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `results.parquet`, `manifest.json`.

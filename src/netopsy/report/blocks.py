@@ -81,6 +81,55 @@ class Heatmap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One small cell of a mosaic.
+
+    Attributes:
+        label: what it is, in words: the first line of what the pointer shows.
+        note: the other lines.
+        tone: place of its color in `netopsy.report.palette.TONES`.
+        gap: a space sets it apart from the one after.
+    """
+
+    label: str
+    note: tuple[str, ...]
+    tone: int
+    gap: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Cells that belong together, as many on a line as fit.
+
+    Attributes:
+        name: of what they are in.
+        detail: a few words below the name.
+    """
+
+    name: str
+    detail: str
+    cells: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaic:
+    """Many small things of a few kinds, a color each.
+
+    Attributes:
+        quantity: what the cells are.
+        key: tone, name and number of each kind.
+        rows: what holds them.
+        caption: below.
+    """
+
+    template: ClassVar = "mosaic"
+    quantity: str
+    key: tuple[tuple[int, str, str], ...]
+    rows: tuple[Tiles, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """A column of a table.
 
@@ -151,7 +200,7 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
-Block: TypeAlias = Text | Facts | Code | Heatmap | Table | Picture | Fold
+Block: TypeAlias = Text | Facts | Code | Heatmap | Mosaic | Table | Picture | Fold
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,10 +113,7 @@ def _probe(content: Mapping[str, Any]) -> str:
 
 
 def _question(probe: int, result: Any) -> str:
-    """What was asked of which network, by which a second measurement of the same is known.
-
-    A network is known by how far its parts have moved; where that is not known, by all its numbers.
-    """
+    """What was asked of which network, by which a second measurement of the same is known."""
     passing = ("seconds", "torch", "netopsy", "engine", "engine_reasons")
 
     def plain(value: Any) -> Any:
@@ -124,6 +121,6 @@ def _question(probe: int, result: Any) -> str:
             return value
         return {name: plain(inner) for name, inner in value.items() if name not in passing}
 
-    network = result.distances if len(result.distances) else result.frame
-    asked = [probe, plain(result.provenance), plain(result.groups), network.to_csv(index=False)]
+    numbers = [table.to_csv(index=False) for table in list(SECTIONS.values())[probe].known_by(result)]
+    asked = [probe, plain(result.provenance), *numbers]
     return json.dumps(asked, sort_keys=True, default=str)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.colors import to_hex
 
 from netopsy.plots.style import luminance, shades
+from netopsy.plots.units import KIND_COLORS
 
 LIGHT = {
     "page": "#ffffff",
@@ -36,6 +37,11 @@ DARK = {
 }
 """The colors of a page by their names in style.css."""
 
+TONES = tuple(zip(KIND_COLORS.values(), (
+    "#467cda", "#c0d2fd", "#f2960d", "#3f3f48", "#6e657c", "#1bc1a7", "#ee2a2f", "#ffffff",
+), strict=True))  # fmt: skip
+"""Colors of the kinds of units, on a light page (the pictures') and on a dark one."""
+
 LEVELS = 32
 """Steps of the scale: finer ones cannot be told apart."""
 
@@ -50,7 +56,8 @@ def level(value: float) -> int:
 
 
 def variables(*, dark: bool) -> str:
-    """CSS variables: the page's colors; `--c0` … the heatmaps' from "nothing lost" on; `--i0` … what reads on each.
+    """CSS variables: the page's colors; `--c0` … the heatmaps' from "nothing lost" on; `--i0` … what reads on each;
+    `--t0` … the tones of kinds.
 
     Nothing lost is near the page's own color in both themes, so that the eye goes to what is lost.
     """
@@ -58,7 +65,8 @@ def variables(*, dark: bool) -> str:
     colors = _night(places) if dark else shades()(places)
     named = [f"--{name}:{color}" for name, color in (DARK if dark else LIGHT).items()]
     steps = [f"--c{step}:{to_hex(color)};--i{step}:{_ink(color)}" for step, color in enumerate(colors.tolist())]
-    return ";".join([*named, *steps])
+    tones = [f"--t{place}:{pair[dark]}" for place, pair in enumerate(TONES)]
+    return ";".join([*named, *steps, *tones])
 
 
 def _ink(color: Sequence[float]) -> str:
@@ -80,5 +88,6 @@ def _night(places: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 4"]:
 
 
 def classes() -> str:
-    """CSS rules that give a cell of a step its color and its ink."""
-    return "".join(f".k{step}{{background:var(--c{step});color:var(--i{step})}}" for step in range(LEVELS))
+    """CSS rules that give a cell of a step its color and its ink, and a tile its tone."""
+    steps = [f".k{step}{{background:var(--c{step});color:var(--i{step})}}" for step in range(LEVELS)]
+    return "".join([*steps, *(f".t{place}{{background:var(--t{place})}}" for place in range(len(TONES)))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,18 +27,23 @@ def chapter(name: str, found: Found) -> Chapter:
             f"{found.path}: expected results of a probe in it; there are none; measure some first: "
             f"netopsy inspect {found.path}"
         )
-    sections = [section_of(result) for result in found.results.values()]
-    if len(sections) > 1:  # of several networks, or the same one asked in several ways
-        sections = [_told_apart(part, name) for part, name in zip(sections, names([*found.results]), strict=True)]
+    sections = _told_apart([section_of(result) for result in found.results.values()], names([*found.results]))
     if found.manifest:
         sections.append(training_section(found.manifest, found.history))
     return Chapter(title=name, sections=tuple(sections))
 
 
-def _told_apart(section: Section, name: str) -> Section:
-    """With the name of the result's folder."""
-    first, *others = section.verdict or ("",)
-    return replace(section, title=f"{section.title}: {name}", verdict=(f"{name}: {first}", *others))
+def _told_apart(sections: Sequence[Section], known: Sequence[str]) -> list[Section]:
+    """With the names of their results, where a probe has several: of several networks, or asked in several ways."""
+    titles = Counter(section.title for section in sections)
+
+    def named(section: Section, name: str) -> Section:
+        if titles[section.title] == 1:
+            return section
+        first, *others = section.verdict or ("",)
+        return replace(section, title=f"{section.title}: {name}", verdict=(f"{name}: {first}", *others))
+
+    return [named(section, name) for section, name in zip(sections, known, strict=True)]
 
 
 def write_report(
@@ -62,9 +68,8 @@ def write_report(
         several = part if isinstance(part, list | tuple) else [part]
         if not several:
             raise NetopsyError(f"report: expected at least one result of {name}; got none; measure one first")
-        sections = [section_of(result) for result in several]
-        if len(sections) > 1:
-            sections = [_told_apart(section, f"result {at}") for at, section in enumerate(sections, 1)]
+        numbered = [f"result {place}" for place, _ in enumerate(several, 1)]
+        sections = _told_apart([section_of(result) for result in several], numbered)
         chapters.append(Chapter(title=str(name), sections=tuple(sections)))
     if not chapters:
         raise NetopsyError("report: expected at least one result; got none; measure one first")

@@ -5,15 +5,23 @@ A new probe adds itself with one entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from netopsy._checks import NetopsyError
+from netopsy.probes.ablation_result import AblationResult
+from netopsy.probes.redundancy_result import RedundancyResult
 from netopsy.probes.robustness_result import RobustnessResult
+from netopsy.probes.units_result import UnitTableResult
+from netopsy.report.ablation import ablation_section
 from netopsy.report.blocks import Section
+from netopsy.report.redundancy import redundancy_section
 from netopsy.report.robustness import robustness_section
+from netopsy.report.units import unit_table_section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +32,28 @@ class Reported:
         kind: its class.
         load: reads one from the folder that its `save` wrote.
         section: says what it found.
+        known_by: what tells its network from another: all its numbers, or some that only depend on the network.
     """
 
     kind: type[Any]
     load: Callable[[Path], Any]
     section: Callable[[Any], Section]
+    known_by: Callable[[Any], Sequence[pd.DataFrame]] = lambda result: [result.frame]
+
+
+def _moved(result: RobustnessResult) -> Sequence[pd.DataFrame]:
+    """How far the network's parts have moved, where that is known; the groups that were asked about."""
+    groups = pd.DataFrame([(name, site) for name, sites in result.groups.items() for site in sites])
+    return [result.distances if len(result.distances) else result.frame, groups]
 
 
 SECTIONS: Mapping[str, Reported] = {
-    "robustness": Reported(kind=RobustnessResult, load=RobustnessResult.load, section=robustness_section),
+    "robustness": Reported(
+        kind=RobustnessResult, load=RobustnessResult.load, section=robustness_section, known_by=_moved
+    ),
+    "ablation": Reported(kind=AblationResult, load=AblationResult.load, section=ablation_section),
+    "units": Reported(kind=UnitTableResult, load=UnitTableResult.load, section=unit_table_section),
+    "redundancy": Reported(kind=RedundancyResult, load=RedundancyResult.load, section=redundancy_section),
 }
 """By the name that a result's provenance gives its probe, in the order of the page."""
 
@@ -49,5 +70,5 @@ def section_of(result: object) -> Section:
     known = ", ".join(reported.kind.__name__ for reported in SECTIONS.values())
     raise NetopsyError(
         f"report: expected a result of a probe ({known}); got {type(result).__name__}; pass what "
-        "netopsy.robustness returned"
+        "netopsy.robustness or another probe returned"
     )

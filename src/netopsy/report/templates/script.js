@@ -24,6 +24,7 @@
     return cut ? name.textContent : "";
   };
   const title = (cell) => {
+    if (cell.matches(".tiles i")) return `${cell.closest(".layer").querySelector("span").textContent}\u2002\u00b7\u2002${cell.ariaLabel}`;
     if (cell.tagName !== "TD") return "";
     const table = cell.closest("table"), head = cell.parentNode.querySelector("th[scope=row]");
     return `${head.textContent}\u2002\u00b7\u2002${table.tHead.rows[0].cells[cell.cellIndex].textContent}`;
@@ -89,6 +90,44 @@
       cell.tabIndex = 0;
       cell.focus({ preventScroll: true });
       cell.scrollIntoView({ block: "nearest", inline: "nearest" });
+    });
+  }
+
+  // Arrow keys walk over a mosaic, line by line as the window breaks them.
+  for (const mosaic of all(".mosaic")) {
+    const tiles = all(".tiles i", mosaic);
+    if (tiles.length) tiles[0].tabIndex = 0;
+    const middle = (tile) => { const box = tile.getBoundingClientRect(); return [box.left + box.width / 2, box.top]; };
+    const beside = (from, step) => {  // the nearest tile of the next line up or down
+      const at = tiles.indexOf(from), [x, y] = middle(from);
+      let best = from, line = null, distance = Infinity;
+      for (let i = at + step; i >= 0 && i < tiles.length; i += step) {
+        const [left, top] = middle(tiles[i]);
+        if (top === y) continue;
+        if (line !== null && top !== line) break;
+        line = top;
+        if (Math.abs(left - x) < distance) [best, distance] = [tiles[i], Math.abs(left - x)];
+      }
+      return best;
+    };
+    mosaic.addEventListener("keydown", (event) => {
+      const from = event.target.closest(".tiles i");
+      if (event.key === "Escape") hide();
+      if (!from) return;
+      const at = tiles.indexOf(from), own = from.parentNode.children;
+      const find = {
+        ArrowLeft: () => tiles[at - 1], ArrowRight: () => tiles[at + 1],
+        ArrowUp: () => beside(from, -1), ArrowDown: () => beside(from, 1),
+        Home: () => event.ctrlKey ? tiles[0] : own[0],
+        End: () => event.ctrlKey ? tiles[tiles.length - 1] : own[own.length - 1],
+      }[event.key];
+      if (!find) return;
+      event.preventDefault();
+      const tile = find() || from;
+      from.tabIndex = -1;
+      tile.tabIndex = 0;
+      tile.focus({ preventScroll: true });
+      tile.scrollIntoView({ block: "nearest" });
     });
   }
 
