@@ -151,6 +151,20 @@ def test_adam_is_torchs_own(weight_decay: float) -> None:
     torch.testing.assert_close(model.linear.weight.data, result.states[3]["linear.weight"], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_agrees_with_a_plain_loop(momentum: float) -> None:
+    given = inputs, labels = data()
+    config = FitConfig(
+        epochs=3, batch_size=8, optimizer="rmsprop", lr=0.045, lr_drops=(2,), momentum=momentum, weight_decay=0.1
+    )
+    result, seen = recorded(config, given)
+    batches = [(batch.numpy(), labels[rows_of(batch, inputs)].numpy()) for batch in seen]
+    lrs = [lr for lr in (0.045, 0.045, 0.009) for _ in range(3)]
+    expected = oracle.rmsprop(*arrays(result.states[0]), batches, lrs, momentum=momentum, weight_decay=0.1)
+    for got, wanted in zip(arrays(result.states[3]), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
+
+
 def test_every_epoch_meets_every_example_once_in_another_order() -> None:
     given = inputs, _ = data()
     _, seen = recorded(FitConfig(epochs=3, batch_size=6, lr=0.1), given)

@@ -49,7 +49,7 @@ def test_the_demo_keeps_every_epoch() -> None:
     [
         ({"epochs": 0}, "epochs: expected an integer >= 1; got 0"),
         ({"batch_size": 0}, "batch_size: expected an integer >= 1; got 0"),
-        ({"optimizer": "lion"}, "optimizer: expected one of 'sgd', 'adam'; got 'lion'"),
+        ({"optimizer": "lion"}, "optimizer: expected one of 'sgd', 'adam', 'rmsprop'; got 'lion'"),
         ({"lr": 0.0}, r"lr: expected a number in \(0, inf\); got 0.0"),
         ({"lr": float("nan")}, r"lr: expected a number in \(0, inf\); got nan"),
         ({"momentum": 1.0}, r"momentum: expected a number in \[0, 1\); got 1.0"),

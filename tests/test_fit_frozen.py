@@ -43,7 +43,7 @@ def changed(result: FitResult) -> set[str]:
 
 
 @pytest.mark.parametrize("frozen", [("stage1.block2",), ("stage*.block1", "stem"), ("classifier.bias",), ("norm",)])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_frozen_parameters_stay_and_all_others_and_the_statistics_move(
     frozen: tuple[str, ...], optimizer: Any
 ) -> None:

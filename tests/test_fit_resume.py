@@ -63,7 +63,8 @@ SGD = FitConfig(
 ADAM = replace(SGD, optimizer="adam", lr=0.01, keep=(2,), frozen=("norm",))
 PATIENCE = FitConfig(epochs=9, batch_size=12, lr=0.2, keep=(1, 4), validation_share=0.3, patience=2, seed=2)
 TARGET = FitConfig(epochs=9, batch_size=12, optimizer="adam", lr=0.05, keep=(), target_error=0.55)
-CONFIGS = {"sgd": SGD, "adam": ADAM, "patience": PATIENCE, "target": TARGET}
+RMSPROP = replace(SGD, optimizer="rmsprop", lr=0.045, label_noise=0.0)
+CONFIGS = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP, "patience": PATIENCE, "target": TARGET}
 
 COUNTDOWN: list[Any] = [0, None]
 """Events until something happens, and what does; 0 is never."""
@@ -147,7 +148,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 def test_the_undisturbed_runs_are_what_they_are_meant_to_be(whole: dict[str, dict[str, Any]]) -> None:
     manifests = {name: content["manifest"] for name, content in whole.items()}
     assert {name: manifest["stopped"] for name, manifest in manifests.items()} == {
-        "sgd": "epochs", "adam": "epochs", "patience": "patience", "target": "target",
+        "sgd": "epochs", "adam": "epochs", "rmsprop": "epochs", "patience": "patience", "target": "target",
     }  # fmt: skip
     assert manifests["patience"]["keys"][-1] not in (0, 1, 4, 9)
     assert 1 < manifests["target"]["keys"][-1] < 9

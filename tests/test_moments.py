@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
+from netopsy.engine import moments
 from netopsy.engine.batches import open_data
 from netopsy.engine.moments import Moments, Reading, sample_entries, unit_moments
 from netopsy.network.addresses import Address
@@ -113,6 +114,30 @@ def test_many_samples_of_a_wide_layer_are_added_up_in_blocks() -> None:
     samples = torch.tanh(x.double()).numpy()
     np.testing.assert_allclose(mine.covariance, np.cov(samples.T, bias=True), atol=1e-6)
     assert torch.equal(mine.cross, mine.cross.T)
+
+
+def test_an_example_of_many_positions_is_added_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no more samples than said are added up in float32."""
+    monkeypatch.setattr(moments, "ROWS", 12)
+    waited: list[int] = []
+    settle = moments._Sums._settle
+    monkeypatch.setattr(moments._Sums, "_settle", lambda sums: (waited.append(sums.waiting), settle(sums))[1])
+    for mine, end in zip(read(conv(), IMAGES), (3, 5), strict=True):
+        with torch.no_grad():
+            samples = rows(conv()[:end](IMAGES))
+        assert mine.count == len(samples)
+        np.testing.assert_allclose(mine.covariance, np.cov(samples.T, bias=True), atol=1e-6)
+        np.testing.assert_array_equal(mine.active, (samples > 0).sum(0))
+    assert max(waited) <= 12
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (48, 3), (64, 1), (100, 63), (96, 64)])
+def test_reducing_over_the_samples(shape: tuple[int, int]) -> None:
+    with forked(0):
+        table = torch.randn(shape, dtype=torch.float64)
+    assert torch.equal(moments.down(torch.amin, table), table.amin(0))
+    assert torch.equal(moments.down(torch.amax, table), table.amax(0))
+    torch.testing.assert_close(moments.down(torch.sum, table), table.sum(0), rtol=1e-12, atol=1e-12)
 
 
 def test_merged_shards_equal_one_pass() -> None:

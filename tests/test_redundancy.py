@@ -211,6 +211,21 @@ def test_parts_against_numpy() -> None:
     assert histogram(torch.eye(3)).tolist() == [3] + [0] * 49
 
 
+def test_float64_decides_where_float32_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal variances: three of six keep one half, and not a part in 10⁹ more; far from a step float32 is enough."""
+    used: list[torch.dtype] = []
+    spectrum = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: (used.append(matrix.dtype), spectrum(matrix))[1])
+    covariance = 7 * torch.eye(6, dtype=torch.float64)
+    for level, expected, kinds in [(0.5, 3, 2), (0.5 + 1e-9, 4, 2), (0.5 - 1e-9, 3, 2), (0.6, 4, 1), (1.0, 6, 2)]:
+        used.clear()
+        assert components(covariance, level) == expected
+        assert len(used) == kinds
+        assert used[0] == torch.float32
+    assert components(torch.diag(torch.tensor([0.0, 3, 0, 1], dtype=torch.float64)), 1.0) == 2
+    assert components(1e-60 * covariance, 0.6) == 4  # would be zero in float32
+
+
 def test_the_ridge_is_raised_until_the_inverse_exists() -> None:
     r = torch.tensor([[1.0, 1 + 1e-5], [1 + 1e-5, 1]], dtype=torch.float64)  # as float32 products may leave it
     values, ridge = explained(r, 1e-8)

@@ -24,7 +24,7 @@ class Training:
     batch_size: int = FIT.batch_size
     """Examples a step."""
 
-    optimizer: Literal["sgd", "adam"] = FIT.optimizer
+    optimizer: Literal["sgd", "adam", "rmsprop"] = FIT.optimizer
     """How to step."""
 
     lr: float = FIT.lr

@@ -69,6 +69,27 @@ def adam(
     return parameters[0], parameters[1]
 
 
+def rmsprop(
+    weight: np.ndarray,
+    bias: np.ndarray,
+    batches: Sequence[tuple[np.ndarray, np.ndarray]],
+    lrs: Sequence[float],
+    momentum: float,
+    weight_decay: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decay 0.9 and ε = 1 outside of the root, with an L2 term in the gradient."""
+    parameters = [weight.copy(), bias.copy()]
+    squares, steps = [np.zeros_like(weight), np.zeros_like(bias)], [np.zeros_like(weight), np.zeros_like(bias)]
+    for (inputs, labels), lr in zip(batches, lrs, strict=True):
+        _, *gradients = softmax_regression_gradient(parameters[0], parameters[1], inputs, labels)
+        for i in range(2):
+            gradient = gradients[i] + weight_decay * parameters[i]
+            squares[i] = 0.9 * squares[i] + 0.1 * gradient**2
+            steps[i] = momentum * steps[i] + gradient / (np.sqrt(squares[i]) + 1.0)
+            parameters[i] = parameters[i] - lr * steps[i]
+    return parameters[0], parameters[1]
+
+
 def mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
     """Mean and population standard deviation by exact summation."""
     flat = [float(value) for value in values.ravel()]

@@ -20,6 +20,7 @@ from netopsy.data.digits import digits
 from netopsy.data.idx import fashion_mnist, mnist
 from netopsy.models import resnet, vgg
 from netopsy.models.fcn import fcn
+from netopsy.models.inits import Normal
 from netopsy.training.removal import without
 
 DATA: Mapping[str, Callable[[], Dataset]] = {
@@ -32,6 +33,8 @@ DATA: Mapping[str, Callable[[], Dataset]] = {
 MODELS = ("fcn", "vgg", "resnet")
 SAFE = re.compile(r"netopsy\.(models\.\w+:[A-Za-z]\w*|training\.removal:without)")
 """What a run's manifest may name for us to call: a file that somebody sent is no reason to run anything else."""
+NORMAL = "netopsy.models.inits:Normal"
+"""The one class that a manifest may name: it holds numbers."""
 
 
 def imported(what: str, name: str) -> Any:
@@ -182,7 +185,7 @@ def _restored(described: Any) -> Any:
     if getattr(found, "__module__", None) != call.partition(":")[0]:
         return None
     values = [*args, *kwargs.values()]
-    restored = [_restored(value) if isinstance(value, dict) else _tupled(value) for value in values]
+    restored = [_argument(value) if isinstance(value, dict) else _tupled(value) for value in values]
     if any(new is None and old is not None for new, old in zip(restored, values, strict=True)):
         return None
     factory = partial(found, *restored[: len(args)], **dict(zip(kwargs, restored[len(args) :], strict=True)))
@@ -191,6 +194,25 @@ def _restored(described: Any) -> Any:
     except (TypeError, ValueError):
         return None
     return factory
+
+
+def _argument(described: dict[str, Any]) -> Any:
+    """A factory, a `Normal`, or factors by layer's name, from its canonical form; None where it is anything else."""
+    if "call" in described:
+        return _restored(described)
+    if "type" in described:
+        held = described.get("fields")
+        if described["type"] != NORMAL or not isinstance(held, dict) or set(held) != {"sigma", "truncated"}:
+            return None
+        try:
+            return Normal(**held) if _is_number(held["sigma"]) and isinstance(held["truncated"], bool) else None
+        except NetopsyError:
+            return None
+    return dict(described) if all(map(_is_number, described.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _tupled(value: Any) -> Any:

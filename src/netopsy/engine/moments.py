@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,9 @@ from netopsy.network.units import UnitLayer
 
 ROWS = 8192
 """Samples whose products are added up in the activations' own precision, before that sum is added in float64."""
+
+WIDE = 64
+"""Columns from which on torch reduces them at full speed."""
 
 BLOCK = 256
 """Rows of the cross-product matrix computed together, from the diagonal on: the rest is known by symmetry."""
@@ -109,10 +113,10 @@ def unit_moments(
 ) -> list[Moments]:
     """Read the units of all layers in one pass of the plain model, in eval mode; it is bit-identical afterwards.
 
-    Memory is 12 bytes times the square of a layer's units, in all layers together, and a copy of a part of one value:
-    never samples x units. Values are shifted by the mean of the first of them; products of up to `ROWS` samples (of
-    one example, where it alone has more) are added up in the activations' precision, and these sums in float64:
-    float32 activations then give a covariance within 5e-6 of the two standard deviations' product
+    Memory is 12 bytes times the square of a layer's units, in all layers together, and two copies of a part of one
+    value: never samples x units. Values are shifted by the mean of the first of them; products of up to `ROWS`
+    samples are added up in the activations' precision, and these sums in float64: float32 activations then give a
+    covariance within 1e-5 of the two standard deviations' product, as measured (docs/redundancy.md) and held
     (`tests/test_moments.py`). The order of the batches changes nothing but rounding.
 
     Args:
@@ -209,17 +213,17 @@ class _Sums:
         self.count, self.waiting = 0, 0
 
     def add(self, value: Tensor) -> None:
-        value = value if value.dtype in (torch.float32, torch.float64) else value.float()
-        columns = self._columns(value)
-        examples, positions = columns.shape[1:]
-        step = max(1, ROWS // max(positions, 1))
+        samples = self._samples(value if value.dtype in (torch.float32, torch.float64) else value.float())
         if self.count == 0:
-            self._start(columns[:, :step])
+            self._start(samples)
+        examples, positions = samples.shape[:2]
+        step = max(1, ROWS // max(positions, 1))
         for first in range(0, examples, step):
-            self._add(columns[:, first : first + step])
+            for place in range(0, positions, ROWS):
+                self._add(samples[first : first + step, place : place + ROWS])
 
-    def _columns(self, value: Tensor) -> Float[Tensor, "units n positions"]:
-        """A view by unit, example and position; of sampled entries a copy."""
+    def _samples(self, value: Tensor) -> Float[Tensor, "n positions units"]:
+        """A view by example, position and unit; of sampled entries a copy."""
         layer, entries = self.reading.layer, self.reading.entries
         if entries is not None:
             if tuple(value.shape[1:]) != layer.shape:
@@ -227,39 +231,40 @@ class _Sums:
                     f"site {layer.name!r}: expected values of shape (n, {', '.join(map(str, layer.shape))}) in every "
                     f"batch, since each position is a unit; got {tuple(value.shape)}; use convention='channels'"
                 )
-            return value.flatten(1)[:, torch.from_numpy(entries).to(value.device)].T[:, :, None]
+            return value.flatten(1)[:, None, torch.from_numpy(entries).to(value.device)]
         inside = -value.ndim <= layer.axis < value.ndim and layer.axis % value.ndim != 0
         if not inside or value.shape[layer.axis] != layer.units:
             raise NetopsyError(
                 f"site {layer.name!r}: expected {layer.units} units along axis {layer.axis} in every batch; got a "
                 f"value of shape {tuple(value.shape)}"
             )
-        return value.movedim(layer.axis, 0).flatten(2) if value.ndim > 2 else value.T[:, :, None]
+        return value.movedim(layer.axis, -1).flatten(1, -2) if value.ndim > 2 else value[:, None]
 
-    def _start(self, first: Float[Tensor, "units n positions"]) -> None:
-        self.shift = first.mean((1, 2))  # any value near the mean will do
+    def _start(self, samples: Float[Tensor, "n positions units"]) -> None:
+        first = samples[: max(1, ROWS // max(samples.shape[1], 1))]
+        self.shift = first.mean((0, 1))  # any value near the mean will do
         self.low, self.high = torch.full_like(self.shift, torch.inf), torch.full_like(self.shift, -torch.inf)
         self.total = torch.zeros_like(self.shift, dtype=torch.float64)
         self.active = torch.zeros_like(self.total)
-        self.part = first.new_zeros(len(first), len(first))
+        self.part = first.new_zeros(len(self.shift), len(self.shift))
         self.cross = self.part if first.dtype == torch.float64 else self.part.double()
 
-    def _add(self, columns: Float[Tensor, "units n positions"]) -> None:
-        values = torch.empty(columns.shape, dtype=columns.dtype, device=columns.device).copy_(columns).flatten(1)
-        # each of these was timed against what is more plainly said: aminmax takes ten times as long as amin and amax,
-        # counting twice as long as adding up signs, and a sum in float64 copies its input first
-        low = values.amin(1)
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, values.amax(1))
-        signs = values.sign() if bool((low >= 0).all()) else values.sign().clamp_(min=0)
-        self.active += signs.sum(1)
-        values -= self.shift[:, None]
-        self.total += values.sum(1)
-        for first in range(0, len(values), BLOCK):
-            self.part[first : first + BLOCK, first:].addmm_(values[first : first + BLOCK], values[first:].T)
-        self.count += values.shape[1]
-        self.waiting += values.shape[1]
-        if self.waiting >= ROWS:
+    def _add(self, samples: Float[Tensor, "n positions units"]) -> None:
+        # each line was timed against what is more plainly said: products of long columns take a fifth of the time of
+        # long rows', aminmax takes ten times that of amin and amax, counting ten times that of adding up ones, and a
+        # sum in float64 copies its input first
+        rows = torch.empty(samples.shape, dtype=samples.dtype, device=samples.device).copy_(samples).flatten(0, 1)
+        if self.waiting + len(rows) > ROWS:
             self._settle()
+        self.low = torch.minimum(self.low, down(torch.amin, rows))
+        self.high = torch.maximum(self.high, down(torch.amax, rows))
+        self.active += down(torch.sum, torch.gt(rows, 0, out=torch.empty_like(rows)))
+        rows -= self.shift
+        self.total += down(torch.sum, rows)
+        for first in range(0, rows.shape[1], BLOCK):
+            self.part[first : first + BLOCK, first:].addmm_(rows[:, first : first + BLOCK].T, rows[:, first:])
+        self.count += len(rows)
+        self.waiting += len(rows)
 
     def _settle(self) -> None:
         if self.part is not self.cross:
@@ -283,10 +288,16 @@ class _Sums:
             count=self.count,
             mean=(self.shift.double() + off).cpu(),
             cross=mirrored,
-            active=self.active.nan_to_num(0).long().cpu(),
+            active=self.active.long().cpu(),
             low=self.low.double().cpu(),
             high=self.high.double().cpu(),
         )
+
+
+def down(reduce: Callable[[Tensor, int], Tensor], rows: Float[Tensor, "samples units"]) -> Float[Tensor, " units"]:
+    """Reduce over the samples. Of few units several rows are taken side by side: torch is slow on narrow columns."""
+    beside = math.gcd(len(rows), WIDE) if rows.shape[1] < WIDE else 1
+    return reduce(reduce(rows.view(-1, beside * rows.shape[1]), 0).view(beside, -1), 0)
 
 
 def sample_entries(layer: UnitLayer, most: int, seed: int) -> IntArray:

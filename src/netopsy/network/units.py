@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, at_least, near, one_of, shorten
-from netopsy._random import forked
-from netopsy.network.addresses import Address, evaluation_mode, unwrap
+from netopsy.network.addresses import Address, unwrap
+from netopsy.network.module_values import Inputs, Value, module_values
 from netopsy.network.task import Task
-
-ACTIVATIONS = (
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.CELU,
-    nn.SELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Tanh,
-    nn.Hardtanh,
-    nn.Sigmoid,
-    nn.LogSigmoid,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Softplus,
-    nn.Softsign,
-    nn.Softshrink,
-    nn.Hardshrink,
-    nn.Tanhshrink,
-    nn.Threshold,
-    nn.GLU,
-)
-"""Modules whose outputs are units where nothing else is asked for; Hugging Face's own are known by their file."""
-
-FEW = 2
-"""Examples of the forward pass by which units are found."""
 
 
 @dataclass(frozen=True)
@@ -89,41 +55,6 @@ class UnitLayer:
 UnitSpec: TypeAlias = str | Sequence["str | UnitLayer"] | None
 """Activation modules; or names and globs of modules; or layers as `find_units` or `attention_heads` gives them."""
 
-Inputs: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-"""The positional and named arguments of one call of a model."""
-
-
-@dataclass(frozen=True)
-class _Value:
-    """What one call of a module took or gave: the tensor, if it is one floating tensor alone, and its type."""
-
-    module: str
-    kind: str
-    call: int
-    calls: int
-    tensor: Tensor | None
-    type: str
-    logits: bool
-    activation: bool
-
-    @property
-    def name(self) -> str:
-        return self.module if self.calls == 1 else f"{self.module}, call {self.call}"
-
-    def why_not(self) -> str | None:
-        """Why it holds no units."""
-        if self.tensor is None:
-            return f"gives {self.type}, not one floating tensor; pass a UnitLayer whose address has an item"
-        if self.tensor.ndim < 2 or not self.tensor.numel():
-            return f"gives shape {tuple(self.tensor.shape)}; units need a value of shape (n, units, ...)"
-        return "gives the logits themselves" if self.logits else None
-
-    def layer(self, tensor: Tensor, *, axis: int | None = None, size: int = 1) -> UnitLayer:
-        address = Address("input" if self.kind == "input" else "output", self.module,
-                          call=None if self.calls == 1 else self.call)  # fmt: skip
-        axis = (-1 if tensor.ndim == 3 else 1) if axis is None else axis
-        return UnitLayer(self.name, address, axis, tensor.shape[axis] // size, size, tuple(tensor.shape[1:]))
-
 
 def find_units(
     model: nn.Module, inputs: Inputs, sites: UnitSpec = None, *, task: Task | None = None
@@ -146,10 +77,12 @@ def find_units(
             layer does not fit the model.
     """
     model = unwrap(model)
-    values = _values(model, inputs, task or Task())
+    values = module_values(model, inputs, task or Task())
     outputs = [value for value in values if value.kind == "output"]
     if sites is None:
-        found = [v.layer(v.tensor) for v in outputs if v.activation and v.tensor is not None and v.why_not() is None]
+        found = [
+            _layer(v, v.tensor) for v in outputs if v.activation and v.tensor is not None and v.why_not() is None
+        ]
         if not found:
             _refuse_functions(model, outputs)
         return tuple(found)
@@ -183,7 +116,7 @@ def attention_heads(
     """
     at_least("heads", heads, 1)
     model = unwrap(model)
-    entering = [value for value in _values(model, inputs, Task()) if value.kind == "input"]
+    entering = [value for value in module_values(model, inputs, Task()) if value.kind == "input"]
     layers = []
     for item in [projections] if isinstance(projections, str) else projections:
         for value in _matching(model, entering, item):
@@ -194,19 +127,26 @@ def attention_heads(
                 raise NetopsyError(
                     f"heads={heads}: expected a divisor of the width {width} that {value.name!r} takes"
                 )
-            layers.append(value.layer(value.tensor, axis=-1, size=width // heads))
+            layers.append(_layer(value, value.tensor, axis=-1, size=width // heads))
     return tuple(dict.fromkeys(layers))
 
 
-def _match(model: nn.Module, outputs: Sequence[_Value], text: str) -> list[UnitLayer]:
+def _layer(value: Value, tensor: Tensor, *, axis: int | None = None, size: int = 1) -> UnitLayer:
+    call = None if value.calls == 1 else value.call
+    address = Address("input" if value.kind == "input" else "output", value.module, call=call)
+    axis = (-1 if tensor.ndim == 3 else 1) if axis is None else axis
+    return UnitLayer(value.name, address, axis, tensor.shape[axis] // size, size, tuple(tensor.shape[1:]))
+
+
+def _match(model: nn.Module, outputs: Sequence[Value], text: str) -> list[UnitLayer]:
     hits = _matching(model, outputs, text)
-    layers = [hit.layer(hit.tensor) for hit in hits if hit.tensor is not None and hit.why_not() is None]
+    layers = [_layer(hit, hit.tensor) for hit in hits if hit.tensor is not None and hit.why_not() is None]
     if not layers:
         raise NetopsyError(f"site {text!r}: {hits[0].name!r} {hits[0].why_not()}; choose another module")
     return layers
 
 
-def _matching(model: nn.Module, values: Sequence[_Value], text: str) -> list[_Value]:
+def _matching(model: nn.Module, values: Sequence[Value], text: str) -> list[Value]:
     """Values whose name, or whose module's, a glob matches; an alias of a module is as good as its first name."""
     first = {module: name for name, module in model.named_modules()}
     every = {name: first[module] for name, module in model.named_modules(remove_duplicate=False)}
@@ -226,7 +166,7 @@ def _matching(model: nn.Module, values: Sequence[_Value], text: str) -> list[_Va
     return hits
 
 
-def _check_layer(layer: UnitLayer, model: nn.Module, values: Sequence[_Value]) -> None:
+def _check_layer(layer: UnitLayer, model: nn.Module, values: Sequence[Value]) -> None:
     """Refuse a layer that the model does not have, or of another width."""
     address = layer.address
     kept = [v for v in _matching(model, values, address.name) if v.kind == address.kind]
@@ -245,97 +185,10 @@ def _check_layer(layer: UnitLayer, model: nn.Module, values: Sequence[_Value]) -
         )
 
 
-def _refuse_functions(model: nn.Module, outputs: Sequence[_Value]) -> None:
+def _refuse_functions(model: nn.Module, outputs: Sequence[Value]) -> None:
     usable = [value.name for value in outputs if value.module and value.why_not() is None]
     raise NetopsyError(
         f"sites: expected activation modules (nn.ReLU, nn.GELU, ...); none runs before the logits of "
         f"{type(model).__name__}: its activations may be functions, which have no name. Pass sites= names or globs "
         f"of modules whose outputs are the units{', such as ' + shorten(usable) if usable else ''}"
     )
-
-
-def _values(model: nn.Module, inputs: Inputs, task: Task) -> list[_Value]:
-    """What every module took and gave, in order of running."""
-    seen: list[tuple[str, str, int, Any]] = []
-    calls: dict[str, int] = {}
-    handles = []
-    modules = {name: m for name, m in model.named_modules() if not isinstance(m, torch.jit.ScriptModule)}
-
-    def watch(name: str, module: nn.Module) -> None:
-        stack: list[int] = []
-
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            calls[name] = calls.get(name, -1) + 1
-            stack.append(calls[name])
-            seen.append((name, "input", calls[name], (args, kwargs)))
-
-        def leave(module: nn.Module, args: Any, output: Any) -> None:
-            seen.append((name, "output", stack.pop(), output))
-
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(leave))
-
-    args, kwargs = _few(inputs)
-    with evaluation_mode(model), torch.no_grad(), forked(0), _as_it_was(model):
-        for name, module in modules.items():
-            watch(name, module)
-        try:
-            logits = task.logits(model(*args, **kwargs))
-        except NetopsyError:
-            raise
-        except Exception as error:
-            shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            raise NetopsyError(
-                f"data: {type(model).__name__} cannot be run on the first examples, input shapes {shapes}: {error}; "
-                "give the data as the model takes them, or pass task=netopsy.Task(inputs=...)"
-            ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
-    values = []
-    for name, kind, call, held in seen:
-        leaves = [leaf for leaf in pytree.tree_leaves(held) if isinstance(leaf, Tensor)]
-        floating = [leaf for leaf in leaves if leaf.is_floating_point()]
-        # what enters a module may come with masks and positions; what leaves it must be the tensor alone
-        alone = floating[:1] if kind == "input" else floating if isinstance(held, Tensor) else []
-        tensor = alone[0] if alone else None
-        is_logits = tensor is not None and tensor.data_ptr() == logits.data_ptr() and tensor.numel() == logits.numel()
-        activation = _is_activation(modules[name])
-        values.append(_Value(name, kind, call, calls[name] + 1, tensor, type(held).__name__, is_logits, activation))
-    return values
-
-
-def _is_activation(module: nn.Module) -> bool:
-    return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
-
-
-def _few(inputs: Inputs) -> Inputs:
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
-    n = len(leaves[0]) if leaves else math.nan
-
-    def cut(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return (leaf[:FEW] if leaf.ndim and len(leaf) == n else leaf).clone()  # the model may write to it
-
-    args, kwargs = pytree.tree_map(cut, inputs)
-    return args, kwargs
-
-
-@contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Every value and attribute of the model is afterwards what it was, whatever a forward pass writes."""
-    tensors = [(value, value.detach().clone()) for value in (*model.parameters(), *model.buffers())]
-    plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    held = [(module, dict(module.__dict__), dict(module._buffers)) for module in plain]
-    try:
-        yield
-    finally:
-        for module, attributes, buffers in held:
-            for name in module.__dict__.keys() - attributes.keys():
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
-            module._buffers.update(buffers)
-        for value, before in tensors:
-            if not torch.equal(value, before):
-                value.copy_(before)

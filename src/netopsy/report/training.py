@@ -13,7 +13,7 @@ from netopsy.report.blocks import Block, Facts, Fold, Picture, Section
 from netopsy.report.vector import drawn
 from netopsy.report.words import count, percent
 
-OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "rmsprop": "RMSProp"}
 
 
 def training_section(manifest: Mapping[str, Any], history: pd.DataFrame) -> Section:

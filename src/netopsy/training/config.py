@@ -15,10 +15,13 @@ class FitConfig:
     Attributes:
         epochs: passes over the train split.
         batch_size: examples a step; an epoch's last batch is smaller where the number does not divide.
-        optimizer: "sgd" or "adam".
+        optimizer: "sgd", "adam" or "rmsprop".
         lr: learning rate of the first epoch.
-        momentum: of SGD; Adam's β₁ (its β₂ is 0.999, its ε 1e-8).
-        weight_decay: added to the gradient as weight_decay · θ, of all parameters, in SGD and Adam alike.
+        momentum: of SGD and RMSprop; Adam's β₁ (its β₂ is 0.999, its ε 1e-8). RMSprop's decay is 0.9 and its ε 1, as
+            for Inception (Szegedy et al.: Rethinking the Inception Architecture, 2016, section 8), but PyTorch adds ε
+            to the root of the mean square, TensorFlow to the mean square: v ← 0.9 v + 0.1 g²,
+            b ← momentum · b + g / (√v + 1), θ ← θ - lr · b, from v = b = 0.
+        weight_decay: added to the gradient as weight_decay · θ, of all parameters, by every optimizer.
         lr_drops: epochs after which the lr is multiplied by `lr_factor`: with 30, epochs 1 to 30 still have the old.
         lr_factor: in (0, 1].
         augment: "none" or "pad-crop-flip", see `augment.pad_crop_flip`.
@@ -48,7 +51,7 @@ class FitConfig:
 
     epochs: int
     batch_size: int = 128
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -70,7 +73,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
-        one_of("optimizer", self.optimizer, ("sgd", "adam"))
+        one_of("optimizer", self.optimizer, ("sgd", "adam", "rmsprop"))
         inside("lr", self.lr, 0.0, float("inf"), open_low=True, open_high=True)
         inside("momentum", self.momentum, 0.0, 1.0, open_high=True)
         inside("weight_decay", self.weight_decay, 0.0, float("inf"), open_high=True)

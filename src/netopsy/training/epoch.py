@@ -72,6 +72,10 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer
     parameters, decay = model.parameters(), config.weight_decay
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, config.lr, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, config.lr, alpha=0.9, eps=1.0, momentum=config.momentum, weight_decay=decay
+        )
     return torch.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, fused=True)
 
 
