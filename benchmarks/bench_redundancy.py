@@ -16,9 +16,14 @@ from netopsy.models.vgg import vgg
 from netopsy.network.units import find_units
 from netopsy.probes.redundancy import redundancy
 
-EXAMPLES = 2000
-NETWORKS = ((0.25, (3, 32, 32)), (0.25, (1, 28, 28)), (0.5, (3, 32, 32)))
-"""Width and images."""
+CASES = (
+    (0.25, (3, 32, 32), 100, 2000),
+    (0.25, (3, 32, 32), 250, 2000),
+    (0.25, (1, 28, 28), 100, 2000),
+    (0.25, (1, 28, 28), 100, 10_000),
+    (0.5, (3, 32, 32), 100, 2000),
+)
+"""Width, images, examples a batch, examples."""
 
 
 @torch.no_grad()
@@ -28,11 +33,11 @@ def plain(model: nn.Module, images: Tensor, batch: int) -> None:
         model(images[first : first + batch])
 
 
-def bench(width: float, shape: tuple[int, int, int], batch: int, repeats: int) -> str:
+def bench(width: float, shape: tuple[int, int, int], batch: int, examples: int, repeats: int) -> str:
     torch.manual_seed(0)
     channels, size, _ = shape
     model = vgg("vgg11", classes=10, channels=channels, size=size, width=width, init="he-normal").eval()
-    images, labels = torch.randn(EXAMPLES, *shape), torch.zeros(EXAMPLES, dtype=torch.long)
+    images, labels = torch.randn(examples, *shape), torch.zeros(examples, dtype=torch.long)
     source = open_data((images, labels), batch_size=batch)
     readings = [Reading(layer) for layer in find_units(model, ((images[:2],), {}))]
     plain(model, images[: 2 * batch], batch)
@@ -45,8 +50,8 @@ def bench(width: float, shape: tuple[int, int, int], batch: int, repeats: int) -
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     spread = [b / a for a, b in zip(seconds["forward"], seconds["whole"], strict=True)]
     return (
-        f"| {width:g} | {'×'.join(map(str, shape))} | {batch} | {middle['forward']:.2f} | {middle['read']:.2f} | "
-        f"{middle['whole']:.2f} | {ratio(seconds, 'read', 'forward'):.2f} | "
+        f"| {width:g} | {'×'.join(map(str, shape))} | {batch} | {examples:,} | {middle['forward']:.2f} | "
+        f"{middle['read']:.2f} | {middle['whole']:.2f} | {ratio(seconds, 'read', 'forward'):.2f} | "
         f"{ratio(seconds, 'whole', 'forward'):.2f} ({min(spread):.2f} to {max(spread):.2f}) |"
     )
 
@@ -54,20 +59,20 @@ def bench(width: float, shape: tuple[int, int, int], batch: int, repeats: int) -
 def main(repeats: int = 7) -> None:
     torch.set_num_threads(1)
     lines = [
-        f"VGG-11, {EXAMPLES} examples. `moments` is the pass alone, `redundancy` the probe with its spectra and",
+        "VGG-11. `moments` is the pass alone, `redundancy` the probe with its spectra and",
         "inverses, whose cost does not grow with the examples. The widest layers have 1024 units at width 0.25, and",
         "2048, more than the examples, at width 0.5, where these have no inverse.",
         f"Medians of {repeats} rounds (the least and the greatest in parentheses); ratios are taken within a round.",
         "The machine is shared and noisy.",
         "",
-        "| width | images | batch | forward s | moments s | redundancy s | moments/forward | redundancy/forward |",
-        "|---|---|---|---|---|---|---|---|",
+        "| width | images | batch | examples | forward s | moments s | redundancy s | moments/forward | "
+        "redundancy/forward |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for width, shape in NETWORKS:
-        for batch in (100, 250):
-            start = time.perf_counter()
-            lines.append(bench(width, shape, batch, repeats))
-            print(lines[-1], f"({time.perf_counter() - start:.0f} s)", flush=True)
+    for case in CASES:
+        start = time.perf_counter()
+        lines.append(bench(*case, repeats))
+        print(lines[-1], f"({time.perf_counter() - start:.0f} s)", flush=True)
     write("redundancy", "python benchmarks/bench_redundancy.py", lines)
 
 

@@ -91,11 +91,20 @@ def test_compressibility_is_the_share_that_is_not_needed() -> None:
     assert one(of(scale, level=1.0)).compressibility == 0
 
 
+def test_noise_is_not_called_redundant() -> None:
+    """Forty independent units, fifty samples: unadjusted, R² would be 39/49 on average."""
+    model = nn.Sequential(nn.Identity(), nn.Linear(40, 2)).double()
+    data = torch.randn(50, 40, dtype=torch.float64), torch.zeros(50, dtype=torch.long)
+    units = redundancy(model, data, sites="0").units
+    assert units.r2.mean() < 0.3
+
+
 def test_r2_is_known_for_a_sum() -> None:
-    """c = a + b: each is determined by the two others; of a and a + b, r² is 1/2."""
+    """c = a + b: each is determined by the two others; of a and a + b, r² is 1/2, adjusted for the samples."""
     assert of([[1, 0], [0, 1], [1, 1]]).units.r2.min() > 1 - 1e-5
     result = of([[1, 0], [1, 1]])
-    np.testing.assert_allclose(result.units.r2, 0.5, atol=1e-5)
+    n = one(result).samples
+    np.testing.assert_allclose(result.units.r2, 1 - 0.5 * (n - 1) / (n - 2), atol=1e-5)
     assert one(result).similar_per_unit == 1
     assert one(of([[1, 0], [1, 1]], similar=0.72)).similar_per_unit == 0
 
@@ -207,7 +216,7 @@ def test_parts_against_numpy() -> None:
     for level in (0.3, 0.6, 0.9, 0.99):
         assert components(covariance, level) == oracle.components(samples.tolist(), level)
     r = torch.from_numpy(np.corrcoef(samples.T))
-    np.testing.assert_allclose(explained(r, 1e-12)[0], oracle.explained(samples.tolist()), atol=1e-8)
+    np.testing.assert_allclose(explained(r, 1e-12, len(samples))[0], oracle.explained(samples.tolist()), atol=1e-8)
     assert histogram(torch.eye(3)).tolist() == [3] + [0] * 49
 
 
@@ -228,7 +237,7 @@ def test_float64_decides_where_float32_does_not(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_ridge_is_raised_until_the_inverse_exists() -> None:
     r = torch.tensor([[1.0, 1 + 1e-5], [1 + 1e-5, 1]], dtype=torch.float64)  # as float32 products may leave it
-    values, ridge = explained(r, 1e-8)
+    values, ridge = explained(r, 1e-8, 1000)
     assert ridge == pytest.approx(1e-4)
     assert values.min() > 0.999
 

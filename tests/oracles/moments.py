@@ -45,12 +45,14 @@ def similar(samples: Samples, at_least: float) -> list[int]:
 
 
 def explained(samples: Samples) -> list[float]:
-    """R² of each unit's least-squares fit, with an intercept, by all others."""
+    """Adjusted R² of each unit's least-squares fit, with an intercept, by all others; 0 where it is negative."""
     table = np.asarray(samples, dtype=np.float64)
     found = []
     for i in range(table.shape[1]):
         others = np.column_stack([np.ones(len(table)), np.delete(table, i, axis=1)])
         fitted = others @ np.linalg.lstsq(others, table[:, i], rcond=None)[0]
         residual = ((table[:, i] - fitted) ** 2).sum()
-        found.append(1 - residual / ((table[:, i] - table[:, i].mean()) ** 2).sum())
+        spread = ((table[:, i] - table[:, i].mean()) ** 2).sum()
+        freedom = len(table) - table.shape[1]
+        found.append(max(0.0, 1 - (residual / freedom) / (spread / (len(table) - 1))))
     return found

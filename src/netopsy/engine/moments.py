@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +25,8 @@ from netopsy.network.units import UnitLayer
 ROWS = 8192
 """Samples whose products are added up in the activations' own precision, before that sum is added in float64."""
 
-WIDE = 64
-"""Columns from which on torch reduces them at full speed."""
+CHUNK = 1 << 17
+"""Numbers of one layer that are taken at a time: they stay in a core's cache while they are read again."""
 
 BLOCK = 256
 """Rows of the cross-product matrix computed together, from the diagonal on: the rest is known by symmetry."""
@@ -60,15 +59,12 @@ class Moments:
         mean: of each unit.
         cross: sums over the samples of (x_i - mean_i) (x_j - mean_j).
         active: samples in which a unit is above zero.
-        low, high: of each unit.
     """
 
     count: int
     mean: Float[Tensor, " units"]
     cross: Float[Tensor, "units units"] = field(repr=False)
     active: Int[Tensor, " units"]
-    low: Float[Tensor, " units"]
-    high: Float[Tensor, " units"]
 
     def __add__(self, other: Moments) -> Moments:
         """Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm for computing sample variances (1979)."""
@@ -80,8 +76,6 @@ class Moments:
             mean=self.mean + apart * (other.count / count),
             cross=cross,
             active=self.active + other.active,
-            low=torch.minimum(self.low, other.low),
-            high=torch.maximum(self.high, other.high),
         )
 
     @property
@@ -138,7 +132,8 @@ def unit_moments(
     model, task = unwrap(model), task or Task()
     state = {name: value.detach() for name, value in named_state(model).items()}
     call, changing = bind(model), written(model)
-    sums = [_Sums(reading) for reading in readings]
+    scratch = _Scratch()
+    sums = [_Sums(reading, scratch) for reading in readings]
     places: dict[str, list[_Sums]] = {}
     for part in sums:
         places.setdefault(part.reading.layer.address.name, []).append(part)
@@ -205,22 +200,46 @@ def _watch(module: nn.Module, name: str, parts: Sequence[_Sums], calls: dict[str
     ]
 
 
+class _Scratch:
+    """Memory that all layers of one pass use by turns."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, number: int, like: Tensor) -> Tensor:
+        """A flat tensor, not shorter than another is large, of its type; what it holds is anybody's."""
+        key = number, like.dtype, like.device
+        held = self._held.get(key)
+        if held is None or held.numel() < like.numel():
+            held = self._held[key] = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        return held
+
+    def ones(self, rows: Float[Tensor, "samples units"]) -> Float[Tensor, " samples"]:
+        """A one for each sample."""
+        key = -1, rows.dtype, rows.device
+        held = self._held.get(key)
+        if held is None or len(held) < len(rows):
+            held = self._held[key] = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
+        return held[: len(rows)]
+
+
 class _Sums:
     """The sums of one reading, of what was seen so far."""
 
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
+    def __init__(self, reading: Reading, scratch: _Scratch) -> None:
+        self.reading, self.scratch = reading, scratch
         self.count, self.waiting = 0, 0
 
     def add(self, value: Tensor) -> None:
         samples = self._samples(value if value.dtype in (torch.float32, torch.float64) else value.float())
         if self.count == 0:
             self._start(samples)
-        examples, positions = samples.shape[:2]
-        step = max(1, ROWS // max(positions, 1))
+        examples, positions, units = samples.shape
+        most = max(1, min(ROWS, CHUNK // max(units, 1)))
+        step = max(1, most // max(positions, 1))
         for first in range(0, examples, step):
-            for place in range(0, positions, ROWS):
-                self._add(samples[first : first + step, place : place + ROWS])
+            for place in range(0, positions, most):
+                self._add(samples[first : first + step, place : place + most])
 
     def _samples(self, value: Tensor) -> Float[Tensor, "n positions units"]:
         """A view by example, position and unit; of sampled entries a copy."""
@@ -243,7 +262,6 @@ class _Sums:
     def _start(self, samples: Float[Tensor, "n positions units"]) -> None:
         first = samples[: max(1, ROWS // max(samples.shape[1], 1))]
         self.shift = first.mean((0, 1))  # any value near the mean will do
-        self.low, self.high = torch.full_like(self.shift, torch.inf), torch.full_like(self.shift, -torch.inf)
         self.total = torch.zeros_like(self.shift, dtype=torch.float64)
         self.active = torch.zeros_like(self.total)
         self.part = first.new_zeros(len(self.shift), len(self.shift))
@@ -251,16 +269,17 @@ class _Sums:
 
     def _add(self, samples: Float[Tensor, "n positions units"]) -> None:
         # each line was timed against what is more plainly said: products of long columns take a fifth of the time of
-        # long rows', aminmax takes ten times that of amin and amax, counting ten times that of adding up ones, and a
-        # sum in float64 copies its input first
-        rows = torch.empty(samples.shape, dtype=samples.dtype, device=samples.device).copy_(samples).flatten(0, 1)
+        # long rows', counting ten times that of adding up ones, a product with ones half that of a sum, and memory
+        # that is new each time as long as all the rest
+        size, shape = samples.numel(), samples.shape
+        rows = self.scratch.take(0, samples)[:size].view(shape).copy_(samples).flatten(0, 1)
         if self.waiting + len(rows) > ROWS:
             self._settle()
-        self.low = torch.minimum(self.low, down(torch.amin, rows))
-        self.high = torch.maximum(self.high, down(torch.amax, rows))
-        self.active += down(torch.sum, torch.gt(rows, 0, out=torch.empty_like(rows)))
+        ones = self.scratch.ones(rows)
+        above = torch.gt(rows, 0, out=self.scratch.take(1, samples)[:size].view(rows.shape))
+        self.active += ones @ above
         rows -= self.shift
-        self.total += down(torch.sum, rows)
+        self.total += ones @ rows
         for first in range(0, rows.shape[1], BLOCK):
             self.part[first : first + BLOCK, first:].addmm_(rows[:, first : first + BLOCK].T, rows[:, first:])
         self.count += len(rows)
@@ -289,15 +308,7 @@ class _Sums:
             mean=(self.shift.double() + off).cpu(),
             cross=mirrored,
             active=self.active.long().cpu(),
-            low=self.low.double().cpu(),
-            high=self.high.double().cpu(),
         )
-
-
-def down(reduce: Callable[[Tensor, int], Tensor], rows: Float[Tensor, "samples units"]) -> Float[Tensor, " units"]:
-    """Reduce over the samples. Of few units several rows are taken side by side: torch is slow on narrow columns."""
-    beside = math.gcd(len(rows), WIDE) if rows.shape[1] < WIDE else 1
-    return reduce(reduce(rows.view(-1, beside * rows.shape[1]), 0).view(beside, -1), 0)
 
 
 def sample_entries(layer: UnitLayer, most: int, seed: int) -> IntArray:

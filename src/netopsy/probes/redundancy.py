@@ -41,7 +41,7 @@ SPECTRUM = 16
 """Above what float32 does to sums of a covariance's largest eigenvalues, in √n ε ‖C‖_F: 5 is the most seen."""
 
 ROUNDING = 1e-6
-"""A unit whose range is a smaller part of its largest value is constant: float32 has 24 bits."""
+"""A unit whose standard deviation is a smaller part of its mean is constant: float32 has 24 bits."""
 
 
 def redundancy(
@@ -208,7 +208,7 @@ def _measure(moments: Moments, *, level: float, similar: float, ridge: float) ->
         unit["similar"][varying.numpy()] = near
         pairs = histogram(r)
         if row["status"] == "ok":
-            fitted, row["ridge"] = explained(r, ridge)
+            fitted, row["ridge"] = explained(r, ridge, moments.count)
             unit["r2"][varying.numpy()] = fitted
     return Found(row, unit, pairs)
 
@@ -225,9 +225,9 @@ def _status(finite: bool, units: int, varying: int, samples: int) -> str:
 
 def still(moments: Moments) -> tuple[Bool[Tensor, " units"], Bool[Tensor, " units"]]:
     """Units that are zero on all samples (silent), and others that do not vary beyond rounding (constant)."""
-    silent = (moments.low == 0) & (moments.high == 0)
-    largest = torch.maximum(moments.low.abs(), moments.high.abs())
-    flat = (moments.high - moments.low <= ROUNDING * largest) | (moments.variance == 0)
+    variance = moments.variance
+    silent = (moments.mean == 0) & (variance == 0)
+    flat = variance.sqrt() <= ROUNDING * moments.mean.abs()
     return silent, flat & ~silent
 
 
@@ -249,10 +249,12 @@ def components(covariance: Float[Tensor, "units units"], level: float) -> int:
     return min(few + 1, len(sums))
 
 
-def explained(r: Float[Tensor, "k k"], ridge: float) -> tuple[FloatArray, float]:
-    """R² of the best linear reconstruction of each unit from the others, 1 - 1 / (r⁻¹)_ii, and the ridge it took.
+def explained(r: Float[Tensor, "k k"], ridge: float, samples: int) -> tuple[FloatArray, float]:
+    """R² of the best linear reconstruction of each unit from the others, and the ridge it took.
 
-    Units that others determine exactly make r singular: with the ridge λ their R² is 1 - O(λ).
+    Of the samples themselves it is 1 - 1 / (r⁻¹)_ii; this is too high by about k / samples, and is adjusted for it
+    (Ezekiel 1930): 1 - (1 - R²) (samples - 1) / (samples - k), and 0 where that is negative. Units that others
+    determine exactly make r singular: with the ridge λ their R² is 1 - O(λ).
     """
     while True:
         raised = r.clone()
@@ -262,7 +264,7 @@ def explained(r: Float[Tensor, "k k"], ridge: float) -> tuple[FloatArray, float]
             break
         ridge *= 10  # float32 products need not give a matrix without negative eigenvalues
     diagonal = torch.cholesky_inverse(factor).diagonal()
-    values: FloatArray = (1 - 1 / diagonal).clamp(0, 1).numpy()
+    values: FloatArray = (1 - (samples - 1) / (samples - len(r)) / diagonal).clamp(0, 1).numpy()
     return values, ridge
 
 

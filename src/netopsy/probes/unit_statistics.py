@@ -73,7 +73,7 @@ def _statistics(moments: Moments, similar: float, ridge: float) -> LayerStatisti
             peers[unit] = frozenset(where[i] for i in row.nonzero()[:, 0].tolist())
         similars[varies.numpy()] = near.sum(1).numpy()
         if status == "ok":
-            r2[varies.numpy()], used = explained(r, ridge)
+            r2[varies.numpy()], used = explained(r, ridge, moments.count)
     frame = pd.DataFrame(
         {
             "activity": (moments.active.double() / moments.count).numpy(),

@@ -36,7 +36,7 @@ SHARES: Mapping[str, str] = {
 }
 """More of the same: what the number of units alone does not raise."""
 
-LOGARITHMIC = {"similar units per unit": "symlog"}
+LOGARITHMIC = {"similar units per unit": "log"}
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
