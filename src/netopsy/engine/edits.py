@@ -120,17 +120,22 @@ class AddNoise:
 
 @dataclass(frozen=True)
 class Mask:
-    """Set units to zero: entries along one axis (1: features or channels; -1: a transformer's features)."""
+    """Set units to zero: entries along one axis (1: features or channels; -1: a transformer's features).
+
+    An exported model runs what follows on these entries alone, up to the next linear step (`engine/masked.py`).
+    """
 
     units: tuple[int, ...]
     axis: int = 1
 
     def __call__(self, value: Tensor, address: Address) -> Tensor:
-        keep = torch.ones(value.shape[self.axis], dtype=value.dtype, device=value.device)
-        keep[list(self.units)] = 0
-        shape = [1] * value.ndim
-        shape[self.axis] = -1
-        return value * keep.reshape(shape)
+        masked = value.clone()
+        masked.movedim(self.axis, 0)[list(self.units)] = 0
+        return masked
+
+    def replaced(self, units: Tensor) -> Tensor:
+        """What takes the place of the entries, for each example or (length 1 along the first axis) for all."""
+        return torch.zeros_like(units[:1])
 
 
 @dataclass(frozen=True)

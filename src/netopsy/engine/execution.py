@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from netopsy._checks import NetopsyError, near
 from netopsy._random import derive, forked, generator
 from netopsy.engine.eager import Eager
-from netopsy.engine.edits import Bypass, Edit, Variant, touched_modules
+from netopsy.engine.edits import Bypass, Edit, Mask, Variant, touched_modules
 from netopsy.engine.functional import Inputs, examples, signature
-from netopsy.engine.graph import ExportError, Program, export, forget
+from netopsy.engine.graph import ExportError, Places, Program, export, forget
 from netopsy.engine.stream import BASELINE, Stream
 from netopsy.engine.values import Values
 from netopsy.network.addresses import Address
@@ -44,6 +44,20 @@ class Perturb:
         source = generator(derive(self.seed, str(address)))
         factor = 0.5 + torch.rand(value.shape, generator=source, dtype=value.dtype)
         return value * factor.to(value.device) + 0.01
+
+
+@dataclass(frozen=True)
+class PerturbUnits(Mask):
+    """Other values of some units, which take the way of masked units: to see whether that is right."""
+
+    def __call__(self, value: Tensor, address: Address) -> Tensor:
+        changed = value.clone()
+        units = changed.movedim(self.axis, 0)
+        units[list(self.units)] = self.replaced(units[list(self.units)])
+        return changed
+
+    def replaced(self, units: Tensor) -> Tensor:
+        return 0.5 * units + 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +162,11 @@ class Execution:
 
     def _verify(self, program: Program, inputs: Inputs) -> str | None:
         """Compare the baseline and one random override of every edited site with eager; what differs, or None."""
-        probes, owners = _probes(self.values, self.rows)
+        whole, _ = _probes(self.values, self.rows)
+        probes = replace(whole, variants=(*whole.variants, *_unit_probes(self.values, self.rows)))
         part = _head(inputs)
         places = [_places(probe) for probe in probes.variants]
-        rows = {i for i in range(len(owners)) if places[i] not in program.verified}
+        rows = {i for i in range(len(places)) if places[i] not in program.verified}
         stream = Stream.of(program, probes, sorted(rows))
         eager = Eager(self.model, probes, self.task.logits)
         expected = dict(eager.run(self.state, part, rows))
@@ -185,19 +200,54 @@ def _check_module(label: str, name: str, modules: Mapping[str, nn.Module]) -> No
 
 def _probes(values: Values, rows: Sequence[int]) -> tuple[Values, list[list[int]]]:
     """One random override for each distinct set of addresses, and the rows each stands for."""
-    owners: dict[frozenset[Address | Bypass], list[int]] = {}
+    owners: dict[Places, list[int]] = {}
     for row in rows:
         owners.setdefault(_places(values.variants[row]), []).append(row)
     variants = []
     for members in owners.values():
-        original = values.variants[members[0]]
-        edits = [e if isinstance(e, Bypass) else Edit(e.address, Perturb(1)) for e in original.edits]
-        variants.append(Variant(original.label, tuple(edits)))
+        variants.append(_override(values.variants[members[0]], units=False))
     return Values(values.state, values.canonical, variants), list(owners.values())
 
 
-def _places(variant: Variant) -> frozenset[Address | Bypass]:
-    return frozenset(edit if isinstance(edit, Bypass) else edit.address for edit in variant.edits)
+def _unit_probes(values: Values, rows: Sequence[int]) -> list[Variant]:
+    """For each distinct set of addresses with masked units, an override of the units of one row that masks few."""
+    owners: dict[Places, list[Variant]] = {}
+    for row in rows:
+        if any(isinstance(edit, Edit) and isinstance(edit.rule, Mask) for edit in values.activation_edits(row)):
+            owners.setdefault(_places(values.variants[row]), []).append(values.variants[row])
+    return [_override(_fewest(members), units=True) for members in owners.values()]
+
+
+def _fewest(variants: Sequence[Variant]) -> Variant:
+    """Of those that mask fewest units the middle one, which is not unit 0 as a rule."""
+    rules = [[edit.rule for edit in variant.edits if isinstance(edit, Edit)] for variant in variants]
+    counts = [sum(len(rule.units) for rule in mine if isinstance(rule, Mask)) for mine in rules]
+    least = [variant for variant, count in zip(variants, counts, strict=True) if count == min(counts)]
+    return least[len(least) // 2]
+
+
+def _override(variant: Variant, *, units: bool) -> Variant:
+    """Other values of all that a variant edits; with `units` of masked activations' units alone."""
+    edits: list[Edit | Bypass] = []
+    for edit in variant.edits:
+        if isinstance(edit, Bypass):
+            edits.append(edit)
+        elif units and isinstance(edit.rule, Mask) and not edit.address.is_state:
+            edits.append(Edit(edit.address, PerturbUnits(edit.rule.units, edit.rule.axis)))
+        else:
+            edits.append(Edit(edit.address, Perturb(1)))
+    return Variant(variant.label, tuple(edits))
+
+
+def _places(variant: Variant) -> Places:
+    """What a variant edits, and along which axis it masks units there."""
+    places: set[Address | Bypass | tuple[Address, int]] = set()
+    for edit in variant.edits:
+        if isinstance(edit, Bypass):
+            places.add(edit)
+        else:
+            places.add((edit.address, edit.rule.axis) if isinstance(edit.rule, Mask) else edit.address)
+    return frozenset(places)
 
 
 def _head(inputs: Inputs) -> Inputs:

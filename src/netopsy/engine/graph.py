@@ -7,10 +7,11 @@ identity operator while the model is traced.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -20,9 +21,14 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 
 from netopsy.engine.edits import Bypass
 from netopsy.engine.functional import Inputs, bind, examples, signature
+from netopsy.engine.masked import Operation, Shape, Slots, batch_norm, is_batch_norm, operation_of
 from netopsy.network.addresses import Address, named_state
 
-Slots = list[Any]
+aten = torch.ops.aten
+
+
+Places: TypeAlias = frozenset[Address | Bypass | tuple[Address, int]]
+"""What a variant edits; with an axis, units along it are masked."""
 
 
 class ExportError(RuntimeError):
@@ -49,13 +55,15 @@ class Step:
         writes: the slot it writes.
         place: `kind|module|call|item` where this is the identity that marks a module's input or output.
         shape: the value's sizes there, a symbol for the number of examples.
+        operation: what it computes, where it may be told apart by units.
     """
 
     run: Callable[[Slots], Any]
     reads: tuple[int, ...]
     writes: int
     place: str | None = None
-    shape: tuple[str, ...] = ()
+    shape: Shape = ()
+    operation: Operation | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Program:
     output: int
     places: frozenset[str]
     modules: Mapping[str, str]
-    verified: set[frozenset[Address | Bypass]]
+    verified: set[Places]
 
     def load(self, state: Mapping[str, Tensor], inputs: Inputs) -> Slots:
         """Slots filled with the state, the constants and a batch's inputs."""
@@ -271,12 +279,21 @@ def _compile(
 def _step(node: torch.fx.Node, slot: Mapping[torch.fx.Node, int]) -> Step:
     reads = tuple(slot[n] for n in node.all_input_nodes)
     if node.target is torch.ops.netopsy.mark.default:
-        (source,) = reads
         shape = tuple(str(size) for size in node.meta["val"].shape)
-        return Step(lambda slots: slots[source], reads, slot[node], str(node.args[1]), shape)
+        operation = operation_of(node, aten.alias.default, node.args[:1], slot)
+        return Step(_same(reads[0]), reads, slot[node], str(node.args[1]), shape, operation)
     function: Any = node.target
-    if function is torch.ops.aten.view.default:
-        function = torch.ops.aten.reshape.default  # images are held channels last, which a view may not flatten
+    if function is operator.getitem and is_batch_norm(node.args[0]):
+        if node.args[1] != 0:
+            raise ExportError("the statistics of a batch normalization are used")
+        return Step(
+            _same(reads[0]), reads, slot[node], operation=operation_of(node, aten.alias.default, node.args[:1], slot)
+        )
+    if is_batch_norm(node):
+        function = batch_norm
+    operation = operation_of(node, function, node.args, slot)
+    if function is aten.view.default:
+        function = aten.reshape.default  # images are held channels last, which a view may not flatten
     leaves, spec = pytree.tree_flatten((node.args, node.kwargs))
     refs = [(i, slot[leaf]) for i, leaf in enumerate(leaves) if isinstance(leaf, torch.fx.Node)]
     template = [None if isinstance(leaf, torch.fx.Node) else leaf for leaf in leaves]
@@ -297,4 +314,8 @@ def _step(node: torch.fx.Node, slot: Mapping[torch.fx.Node, int]) -> Step:
             args, kwargs = pytree.tree_unflatten(filled, spec)
             return function(*args, **kwargs)
 
-    return Step(run, reads, slot[node])
+    return Step(run, reads, slot[node], operation=operation)
+
+
+def _same(source: int) -> Callable[[Slots], Any]:
+    return lambda slots: slots[source]

@@ -1,7 +1,8 @@
 """Run a program and its variants over one batch, recomputing only what an edit reaches.
 
 The baseline runs once, step by step, freeing what is no longer needed. On reaching the first step that a set of edits
-touches (the cut), the variants with these edits run from the values that are alive there to the logits.
+touches (the cut), the variants with these edits run from the values that are alive there to the logits. A few masked
+units are followed alone to the next linear step (`engine/masked.py`), which needs the baseline's values up to there.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from netopsy._checks import NetopsyError
+from netopsy.engine.carrying import Places, Run, follow, masking, reads_of
 from netopsy.engine.edits import Bypass, Edit, apply_edits, check_bypass
 from netopsy.engine.functional import Inputs
-from netopsy.engine.graph import Program, Slots
+from netopsy.engine.graph import Program
+from netopsy.engine.masked import Part, Slots
 from netopsy.engine.values import Values
 
 BASELINE = -1
@@ -24,11 +27,17 @@ BASELINE = -1
 
 @dataclass(frozen=True)
 class Replay:
-    """One step of a variant: load edited values, run, free."""
+    """One step of a variant: load edited values, make parts whole, run, free.
+
+    Attributes:
+        part: the slot of a part that the step takes as it is.
+    """
 
     step: int
     loads: tuple[str, ...]
+    fills: tuple[int, ...]
     frees: tuple[int, ...]
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,12 @@ class Plan:
     Attributes:
         rows: these variants.
         cut: the first step they change.
-        ahead: unchanged steps after the cut whose values they need; computed early, once, and kept for the baseline.
+        ahead: unedited steps after the cut whose values they need; computed early, once, and kept for the baseline.
         steps: what they run.
         reads: slots that must be alive at the cut.
+        carries: step -> how it takes a part.
+        parts: steps whose edit gives a part.
+        alone: whether the part is all that is edited.
     """
 
     rows: tuple[int, ...]
@@ -48,10 +60,26 @@ class Plan:
     ahead: tuple[int, ...]
     steps: tuple[Replay, ...]
     reads: frozenset[int]
+    carries: Mapping[int, Run]
+    parts: frozenset[int]
+    alone: bool
 
 
-Places = Mapping[int, tuple[int, ...]]
-"""Step whose value an activation edit replaces -> the slots the replacement reads."""
+@dataclass(frozen=True)
+class Action:
+    """What an activation edit puts in place of a step.
+
+    Attributes:
+        reads: the slots it reads.
+        run: computes the value.
+        axis: along which few units are masked, where that is all it does.
+        enter: computes the value as a part.
+    """
+
+    reads: tuple[int, ...]
+    run: Callable[[Slots], Tensor]
+    axis: int | None = None
+    enter: Callable[[Slots], Part] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +99,7 @@ class Stream:
     plans: Mapping[int, Sequence[Plan]]
     unreached: frozenset[int]
     frees: Sequence[Sequence[int]]
-    _actions: Mapping[int, Mapping[int, Callable[[Slots], Tensor]]]
+    _actions: Mapping[int, Mapping[int, Action]]
 
     @classmethod
     def of(cls, program: Program, values: Values, rows: Sequence[int]) -> Stream:
@@ -80,8 +108,8 @@ class Stream:
         actions = {row: _actions(program, values, row) for row in rows}
         for row in rows:
             names = frozenset(values.edits(row)) & frozenset(program.state)
-            places: Places = {step: reads for step, (reads, _) in actions[row].items()}
-            groups.setdefault((names, tuple(sorted(places.items()))), (names, places, []))[2].append(row)
+            places: Places = {step: (action.reads, action.axis) for step, action in actions[row].items()}
+            groups.setdefault((names, frozenset(places.items())), (names, places, []))[2].append(row)
         plans: dict[int, list[Plan]] = {}
         unreached: list[int] = []
         for names, places, members in groups.values():
@@ -90,12 +118,14 @@ class Stream:
                 unreached += members
             else:
                 plans.setdefault(plan.cut, []).append(plan)
-        runs = {row: {step: run for step, (_, run) in acts.items()} for row, acts in actions.items()}
         frees = _frees(program, [plan for cut in plans.values() for plan in cut])
-        return cls(program, values, plans, frozenset(unreached), frees, runs)
+        return cls(program, values, plans, frozenset(unreached), frees, actions)
 
     def run(self, state: Mapping[str, Tensor], inputs: Inputs, rows: Set[int]) -> Iterator[tuple[int, Tensor]]:
-        """Yield `(row, logits)` of each of `rows` that its edits reach, then of the baseline."""
+        """Yield `(row, logits)` of each of `rows` whose edits reach them, then of the baseline.
+
+        A row whose masked units are zero as it is, on every example, is left out too.
+        """
         program = self.program
         slots = program.load(state, inputs)
         for index, step in enumerate(program.steps):
@@ -106,24 +136,38 @@ class Stream:
                         if slots[program.steps[early].writes] is None:
                             slots[program.steps[early].writes] = program.steps[early].run(slots)
                 for row in wanted:
-                    yield row, self._replay(plan, row, slots.copy())
+                    logits = self._replay(plan, row, slots.copy())
+                    if logits is not None:
+                        yield row, logits
             if slots[step.writes] is None:
                 slots[step.writes] = step.run(slots)
             for slot in self.frees[index]:
                 slots[slot] = None
         yield BASELINE, slots[program.output]
 
-    def _replay(self, plan: Plan, row: int, slots: Slots) -> Tensor:
+    def _replay(self, plan: Plan, row: int, slots: Slots) -> Tensor | None:
         program, actions = self.program, self._actions[row]
         for replay in plan.steps:
             for name in replay.loads:
                 slots[program.state[name]] = self.values.get(row, name)
-            step = program.steps[replay.step]
-            slots[step.writes] = actions[replay.step](slots) if replay.step in actions else step.run(slots)
+            for slot in replay.fills:
+                slots[slot] = slots[slot].filled()
+            step, action = program.steps[replay.step], actions.get(replay.step)
+            if replay.part is not None:
+                value = plan.carries[replay.step](slots, slots[replay.part])
+            elif action is None:
+                value = step.run(slots)
+            elif replay.step in plan.parts and action.enter is not None:
+                value = action.enter(slots)
+                if plan.alone and not value.changes():
+                    return None
+            else:
+                value = action.run(slots)
+            slots[step.writes] = value
             for slot in replay.frees:
                 slots[slot] = None
-        logits: Tensor = slots[program.output]
-        return logits
+        logits: Tensor | Part = slots[program.output]
+        return logits.filled() if isinstance(logits, Part) else logits
 
 
 def _plan(program: Program, names: frozenset[str], places: Places, rows: Sequence[int]) -> Plan | None:
@@ -145,32 +189,44 @@ def _plan(program: Program, names: frozenset[str], places: Places, rows: Sequenc
     ):  # an edited place may cut off steps before it: keep what still leads to the logits
         if steps[index].writes in needed:
             run.append(index)
-            needed.update(places.get(index, steps[index].reads))
+            needed.update(reads_of(places, steps, index))
     run.reverse()
-    cut, ran = run[0], set(run)
+    cut, made = run[0], {steps[index].writes for index in run} | set(edited)
+    parts = follow(steps, set(edited), places, run)
+    clean = (needed - made) | {steps[index].writes for index in parts.carries}
     ahead = []
     for index in range(len(steps) - 1, cut - 1, -1):
-        if index not in ran and steps[index].writes in needed:
+        if steps[index].writes in clean:
             ahead.append(index)
-            needed.update(steps[index].reads)
+            clean.update(steps[index].reads)
 
     last: dict[int, int] = {}
     first: dict[int, int] = {}
     for position, index in enumerate(run):
-        for slot in places.get(index, steps[index].reads):
+        for slot in reads_of(places, steps, index):
             last[slot] = position
             first.setdefault(slot, position)
-    made = {steps[index].writes for index in run} | set(edited)
     replays = tuple(
         Replay(
             step=index,
             loads=tuple(name for slot, name in edited.items() if first.get(slot) == position),
+            fills=parts.fills.get(index, ()),
             frees=tuple(slot for slot in made if last.get(slot) == position and slot != program.output),
+            part=parts.taken.get(index),
         )
         for position, index in enumerate(run)
     )
     early = {steps[index].writes for index in ahead}
-    return Plan(tuple(rows), cut, tuple(reversed(ahead)), replays, frozenset(needed - made - early))
+    return Plan(
+        rows=tuple(rows),
+        cut=cut,
+        ahead=tuple(reversed(ahead)),
+        steps=replays,
+        reads=frozenset(clean - early),
+        carries=parts.carries,
+        parts=parts.parts,
+        alone=len(names) + len(places) == 1,
+    )
 
 
 def _frees(program: Program, plans: Sequence[Plan]) -> list[list[int]]:
@@ -189,11 +245,9 @@ def _frees(program: Program, plans: Sequence[Plan]) -> list[list[int]]:
     return frees
 
 
-def _actions(
-    program: Program, values: Values, row: int
-) -> dict[int, tuple[tuple[int, ...], Callable[[Slots], Tensor]]]:
-    """Activation edits of a row: step -> the slots it reads now and what computes its value."""
-    actions: dict[int, tuple[tuple[int, ...], Callable[[Slots], Tensor]]] = {}
+def _actions(program: Program, values: Values, row: int) -> dict[int, Action]:
+    """Activation edits of a row: step -> what takes its place."""
+    actions: dict[int, Action] = {}
     if not values.activation_edits(row):
         return actions
     where = {step.place: index for index, step in enumerate(program.steps) if step.place}
@@ -212,7 +266,8 @@ def _actions(
             )
         hits = [(where[place], place.split("|")[2]) for place in wanted if place in where]
         for index, number in hits:
-            reads, before = actions.get(index, (program.steps[index].reads, program.steps[index].run))
+            step = program.steps[index]
+            before = actions.get(index)
             if isinstance(edit, Bypass):
                 source = where.get(f"input|{first}|{number}|0")
                 if source is None:
@@ -221,9 +276,11 @@ def _actions(
                     )
                 check_bypass(label, module, program.steps[source].shape, program.steps[index].shape)
                 slot = program.steps[source].writes
-                actions[index] = ((slot,), _take(slot))
+                actions[index] = Action((slot,), _take(slot))
+            elif before is not None:
+                actions[index] = Action(before.reads, _edited(label, edit, before.run))
             else:
-                actions[index] = (reads, _edited(label, edit, before))
+                actions[index] = Action(step.reads, _edited(label, edit, step.run), *masking(edit, step))
     return actions
 
 
