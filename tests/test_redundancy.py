@@ -92,11 +92,12 @@ def test_compressibility_is_the_share_that_is_not_needed() -> None:
 
 
 def test_noise_is_not_called_redundant() -> None:
-    """Forty independent units, fifty samples: unadjusted, R² would be 39/49 on average."""
-    model = nn.Sequential(nn.Identity(), nn.Linear(40, 2)).double()
-    data = torch.randn(50, 40, dtype=torch.float64), torch.zeros(50, dtype=torch.long)
-    units = redundancy(model, data, sites="0").units
-    assert units.r2.mean() < 0.3
+    """Independent units, three samples for two of them: without the adjustment R² would be 2/3 on average."""
+    samples, units = 300, 200
+    with forked(5):
+        data = torch.randn(samples, units, dtype=torch.float64), torch.zeros(samples, dtype=torch.long)
+    model = nn.Sequential(nn.Identity(), nn.Linear(units, 2)).double()
+    assert redundancy(model, data, sites="0").units.r2.mean() < 0.15
 
 
 def test_r2_is_known_for_a_sum() -> None:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from netopsy._checks import NetopsyError
-from netopsy._random import forked
 from netopsy._typing import IntArray
 from netopsy.engine.batches import Source
-from netopsy.engine.functional import bind, written
-from netopsy.network.addresses import evaluation_mode, named_state, unwrap
+from netopsy.engine.reading import reading
+from netopsy.network.addresses import unwrap
 from netopsy.network.task import Task
 from netopsy.network.units import UnitLayer
 
@@ -127,35 +123,19 @@ def unit_moments(
         NetopsyError: when a layer's units hold several numbers each, when its values do not have the shape that it
             says, or when the model never computes it.
     """
-    for reading in readings:
-        _check_reading(reading)
+    for each in readings:
+        _check_reading(each)
     model, task = unwrap(model), task or Task()
-    state = {name: value.detach() for name, value in named_state(model).items()}
-    call, changing = bind(model), written(model)
     scratch = _Scratch()
-    sums = [_Sums(reading, scratch) for reading in readings]
-    places: dict[str, list[_Sums]] = {}
-    for part in sums:
-        places.setdefault(part.reading.layer.address.name, []).append(part)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    calls: dict[str, int] = {}
-    handles: list[RemovableHandle] = []
+    sums = [_Sums(each, scratch) for each in readings]
+    layers = [each.layer for each in readings]
     done = 0
-    try:
-        for name, parts in places.items():
-            if name not in modules:
-                raise NetopsyError(f"site {parts[0].reading.layer.name!r}: the model has no module {name!r}")
-            handles += _watch(modules[name], name, parts, calls)
-        with evaluation_mode(model), torch.no_grad(), forked(0):
-            for order, batch in source.batches():
-                calls.clear()
-                call({**state, **{name: state[name].clone() for name in changing}}, task.inputs(batch))
-                done += len(order)
-                if progress is not None:
-                    progress(done, source.total)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with reading(model, layers, lambda place, value: sums[place].add(value), always=False) as run:
+        for order, batch in source.batches():
+            run(task.inputs(batch))
+            done += len(order)
+            if progress is not None:
+                progress(done, source.total)
     return [part.moments() for part in sums]
 
 
@@ -167,37 +147,6 @@ def _check_reading(reading: Reading) -> None:
             f"{layer.size}, between which there is no one correlation; pass a UnitLayer with units="
             f"{layer.units * layer.size} and size=1 to read each number as a unit"
         )
-
-
-def _watch(module: nn.Module, name: str, parts: Sequence[_Sums], calls: dict[str, int]) -> list[RemovableHandle]:
-    """Hooks that read the value at once: a later operation may write to it."""
-    running: list[int] = []
-
-    def read(kind: str, held: Any) -> None:
-        for part in parts:
-            address = part.reading.layer.address
-            if address.kind == kind and address.call in (None, running[-1]):
-                leaves = [x for x in pytree.tree_leaves(held) if isinstance(x, Tensor) and x.is_floating_point()]
-                if address.item >= len(leaves):
-                    raise NetopsyError(
-                        f"site {part.reading.layer.name!r}: expected floating tensors, of which item {address.item} "
-                        f"is read; {address} holds {len(leaves)}"
-                    )
-                part.add(address.select(leaves[address.item].detach()))
-
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        calls[name] = calls.get(name, -1) + 1
-        running.append(calls[name])
-        read("input", (args, kwargs))
-
-    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        read("output", output)
-        running.pop()
-
-    return [
-        module.register_forward_pre_hook(enter, with_kwargs=True),
-        module.register_forward_hook(leave, with_kwargs=True),
-    ]
 
 
 class _Scratch:
