@@ -62,7 +62,7 @@ smartquotes_action = "D"  # dashes only
 # be had by network.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:class", r"(collections|ds|nn|np|npt|numpy|pathlib|pd|torch)\..*"),
+    (r"py:class", r"(collections|ds|nn|np|npt|numpy|pandas|pathlib|pd|torch)\..*"),
     (r"py:class", r"Axes|Bool|Figure|Float|Int|Int64|Path|Tensor|UInt8|ndarray"),
     (r"py:obj", r".*"),  # code in single backticks is no reference, unless it happens to name something
 ]

@@ -164,4 +164,5 @@ def _counts_examples(program: Program, index: int) -> bool:
     if operation is None or operation.function is not aten.sym_size.int or not isinstance(operation.args[0], Slot):
         return False
     shape = operation.shapes.get(operation.args[0].number, ())
-    return len(shape) > operation.args[1] >= 0 and shape[operation.args[1]].isidentifier()
+    axis = int(operation.args[1])
+    return len(shape) > axis >= 0 and shape[axis].isidentifier()

@@ -91,7 +91,7 @@ def with_blocked_units(small: FCN, *, count: int, seed: int = 0, inputs: Tensor 
     They read the inputs or the units of S below; their outgoing weights are 0. Without `inputs` their incoming
     weights and biases are drawn from a normal distribution as large as that of the layer's own. On correlated inputs,
     images say, such units are correlated too, and not what the paper calls non-redundant. With `inputs` they are
-    chosen, one after another, from 16 times as many: each is the one whose largest |r| with the units that
+    chosen, one after another, from 16 times as many: each is the one whose largest `abs(r)` with the units that
     the layer has by then is smallest on these inputs. Their thresholds are drawn so that they are active on 10 to
     60 % of them (where S has biases), and their variance is made the mean variance of the layer's own.
 

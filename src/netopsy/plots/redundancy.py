@@ -61,7 +61,7 @@ def redundancy_bars(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def pair_histograms(
     frame: pd.DataFrame, *, similar: float | None = None, title: str = "layer", ax: Axes | None = None
 ) -> Axes:
-    """Draw the distribution of |r| over the pairs of units of each layer, one line a layer, first to last.
+    """Draw the distribution of `abs(r)` over the pairs of units of each layer, one line a layer, first to last.
 
     `frame` is `netopsy.redundancy(...).pairs`; samplings of a layer are added up. The line at `similar` is the
     threshold from which two units are similar; `title` is the legend's. Raises `NetopsyError` for a frame that is

@@ -35,6 +35,7 @@ Estimator: TypeAlias = Literal["minibatch", "exact"]
 """Unbiased estimates of HSIC from batches, added up; or linear CKA of all examples, from cross-covariances."""
 
 Progress: TypeAlias = Callable[[int, int | None], object] | None
+"""Called with the examples done and their total; or nobody is."""
 
 MEMORY = 2 * 2**30
 """Bytes of cross-covariances at most."""

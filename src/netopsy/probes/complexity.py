@@ -280,7 +280,7 @@ def _critical(criticality: Framed | pd.DataFrame | None, epsilon: float) -> pd.D
     missing = [name for name in need if name not in frame]
     if missing:
         raise NetopsyError(f"criticality: expected columns {', '.join(need)}; {', '.join(missing)} not there")
-    rows = frame[np.isclose(frame.epsilon.to_numpy(dtype=np.float64), epsilon)]
+    rows: pd.DataFrame = frame[np.isclose(frame.epsilon.to_numpy(dtype=np.float64), epsilon)]
     if rows.empty:
         known = shorten(f"{value:g}" for value in frame.epsilon.unique())
         raise NetopsyError(f"epsilon={epsilon:g}: expected one that criticality was measured at; these are {known}")

@@ -72,8 +72,8 @@ class ComplexityResult:
 
     def __str__(self) -> str:
         rows = [
-            (row.measure, f"{row.value:.4g}" if pd.notna(row.value) else "–", row.scale, row.status)
-            for row in self.frame.itertuples()
+            (measure, "–" if pd.isna(value) else f"{value:.4g}", scale, status)
+            for measure, value, scale, status in self.frame[["measure", "value", "scale", "status"]].to_numpy()
         ]
         text = pd.DataFrame(rows, columns=["measure", "value", "scale", "status"]).to_string(index=False)
         left = self.provenance["left_out"]

@@ -173,7 +173,8 @@ def _resampled(x: FloatArray, y: FloatArray, known: np.ndarray, weights: IntArra
     w = weights[:, known].astype(np.float64)
     pairs = w.sum(1) ** 2 - (w**2).sum(1)
     with np.errstate(invalid="ignore"):
-        return np.einsum("bi,ij,bj->b", w, agree, w, optimize=True) / np.where(pairs > 0, pairs, np.nan)
+        tau: FloatArray = np.einsum("bi,ij,bj->b", w, agree, w, optimize=True) / np.where(pairs > 0, pairs, np.nan)
+    return tau
 
 
 def _interval(taus: FloatArray, quantiles: list[float]) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def _double(leaf: Any) -> Any:
 
 
 def _split(v: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
-    pieces = v.split([parameter.numel() for parameter in parameters])
+    pieces = torch.split(v, [parameter.numel() for parameter in parameters])
     return [piece.reshape(p.shape).to(p.device) for piece, p in zip(pieces, parameters, strict=True)]
 
 

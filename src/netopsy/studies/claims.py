@@ -16,6 +16,7 @@ from netopsy._checks import NetopsyError
 Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 
 Direction = Literal["above", "below"]
+"""On which side of a margin."""
 
 CONFIDENCE = 0.95
 
