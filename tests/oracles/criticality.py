@@ -47,7 +47,7 @@ def fine_grid(
     squares = 0.0
     for name, value in model.named_parameters():
         if name in start:
-            squares += float((value.double() - start[name].double()).square().sum())
+            squares += float((value.detach().double() - start[name].double()).square().sum())
     best: tuple[float, float, float] | None = None
     for alpha in alphas:
         for sigma in sorted(sigmas, reverse=True):
