@@ -140,6 +140,38 @@ def read_result_manifest(folder: Path, kind: str, probe: str, files: Iterable[st
     return manifest
 
 
+def write_result(
+    path: Path | str, tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
+    """Write a folder of a probe's result: a Parquet file a table, then `manifest.json`.
+
+    Raises:
+        NetopsyError: when the folder exists and has files in it, unless `overwrite`.
+    """
+    folder = new_folder(Path(path), overwrite=overwrite)
+    for name, table in tables.items():
+        write_table(folder / f"{name}.parquet", table)
+    write_json(folder / "manifest.json", {"provenance": dict(provenance)})
+    return folder
+
+
+def read_result(
+    path: Path | str, kind: str, probe: str, names: Iterable[str]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Read what `write_result` wrote: the tables of these names, and the provenance.
+
+    Raises:
+        NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
+    """
+    folder, names = Path(path), list(names)
+    files = [*(f"{name}.parquet" for name in names), "manifest.json"]
+    manifest = read_result_manifest(folder, kind, probe, files)
+    tables = {name: read_table(folder / f"{name}.parquet") for name in names}
+    for table in tables.values():
+        table.attrs.clear()
+    return tables, manifest["provenance"]
+
+
 class Scratch:
     """A temporary folder, at `path`, that goes when nothing refers to this object any more, or the process ends.
 

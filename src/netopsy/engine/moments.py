@@ -21,7 +21,7 @@ from netopsy.network.units import UnitLayer
 ROWS = 8192
 """Samples whose products are added up in the activations' own precision, before that sum is added in float64."""
 
-CHUNK = 1 << 17
+CHUNK = 1 << 19
 """Numbers of one layer that are taken at a time: they stay in a core's cache while they are read again."""
 
 BLOCK = 256
@@ -212,23 +212,24 @@ class _Sums:
         first = samples[: max(1, ROWS // max(samples.shape[1], 1))]
         self.shift = first.mean((0, 1))  # any value near the mean will do
         self.total = torch.zeros_like(self.shift, dtype=torch.float64)
+        self.above = torch.zeros_like(self.shift)
         self.active = torch.zeros_like(self.total)
         self.part = first.new_zeros(len(self.shift), len(self.shift))
         self.cross = self.part if first.dtype == torch.float64 else self.part.double()
 
     def _add(self, samples: Float[Tensor, "n positions units"]) -> None:
         # each line was timed against what is more plainly said: products of long columns take a fifth of the time of
-        # long rows', counting ten times that of adding up ones, a product with ones half that of a sum, and memory
-        # that is new each time as long as all the rest
+        # long rows', counting ten times that of a product of ones, and memory that is new each time as long as all
+        # the rest
         size, shape = samples.numel(), samples.shape
         rows = self.scratch.take(0, samples)[:size].view(shape).copy_(samples).flatten(0, 1)
         if self.waiting + len(rows) > ROWS:
             self._settle()
         ones = self.scratch.ones(rows)
         above = torch.gt(rows, 0, out=self.scratch.take(1, samples)[:size].view(rows.shape))
-        self.active += ones @ above
+        self.above.addmv_(above.T, ones)
         rows -= self.shift
-        self.total += ones @ rows
+        self.total += rows.sum(0)
         for first in range(0, rows.shape[1], BLOCK):
             self.part[first : first + BLOCK, first:].addmm_(rows[:, first : first + BLOCK].T, rows[:, first:])
         self.count += len(rows)
@@ -238,6 +239,8 @@ class _Sums:
         if self.part is not self.cross:
             self.cross += self.part
             self.part.zero_()
+        self.active += self.above
+        self.above.zero_()
         self.waiting = 0
 
     def moments(self) -> Moments:
@@ -249,13 +252,16 @@ class _Sums:
         del self.part
         off = self.total / self.count
         cross = self.cross.cpu()
-        mirrored = cross.triu_() + cross.triu(1).T
-        mirrored -= torch.outer(off, off).mul_(self.count).cpu()
         del self.cross
+        cross.addr_(off.cpu(), off.cpu(), alpha=-self.count)
+        for first in range(0, len(cross), BLOCK):
+            block = cross[first : first + BLOCK, first : first + BLOCK]
+            block.copy_(block.triu() + block.triu(1).T)  # its halves may differ by rounding
+            cross[first + BLOCK :, first : first + BLOCK] = cross[first : first + BLOCK, first + BLOCK :].T
         return Moments(
             count=self.count,
             mean=(self.shift.double() + off).cpu(),
-            cross=mirrored,
+            cross=cross,
             active=self.active.long().cpu(),
         )
 

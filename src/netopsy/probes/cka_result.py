@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
+from netopsy._storage import read_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,10 +60,7 @@ class CKAResult:
         Raises:
             NetopsyError: when the folder exists and has files in it, unless `overwrite`.
         """
-        folder = new_folder(Path(path), overwrite=overwrite)
-        write_table(folder / "results.parquet", self.frame)
-        write_json(folder / "manifest.json", {"provenance": dict(self.provenance)})
-        return folder
+        return write_result(path, {"results": self.frame}, self.provenance, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Path | str) -> CKAResult:
@@ -72,11 +69,8 @@ class CKAResult:
         Raises:
             NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
         """
-        folder = Path(path)
-        manifest = read_result_manifest(folder, "CKAResult", "cka", ["results.parquet", "manifest.json"])
-        frame = read_table(folder / "results.parquet")
-        frame.attrs.clear()
-        return cls(frame=frame, provenance=manifest["provenance"])
+        tables, provenance = read_result(path, "CKAResult", "cka", ["results"])
+        return cls(frame=tables["results"], provenance=provenance)
 
     def __str__(self) -> str:
         table = self.matrix.rename_axis(index=None, columns=None)

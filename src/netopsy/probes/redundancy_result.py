@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from netopsy._checks import one_of
-from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
+from netopsy._storage import read_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,11 +76,8 @@ class RedundancyResult:
         Raises:
             NetopsyError: when the folder exists and has files in it, unless `overwrite`.
         """
-        folder = new_folder(Path(path), overwrite=overwrite)
-        for attribute, name in TABLES.items():
-            write_table(folder / f"{name}.parquet", getattr(self, attribute))
-        write_json(folder / "manifest.json", {"provenance": dict(self.provenance)})
-        return folder
+        tables = {name: getattr(self, attribute) for attribute, name in TABLES.items()}
+        return write_result(path, tables, self.provenance, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Path | str) -> RedundancyResult:
@@ -89,13 +86,8 @@ class RedundancyResult:
         Raises:
             NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
         """
-        folder = Path(path)
-        files = [*(f"{name}.parquet" for name in TABLES.values()), "manifest.json"]
-        provenance = read_result_manifest(folder, "RedundancyResult", "redundancy", files)["provenance"]
-        tables = {attribute: read_table(folder / f"{name}.parquet") for attribute, name in TABLES.items()}
-        for table in tables.values():
-            table.attrs.clear()
-        return cls(**tables, provenance=provenance)
+        tables, provenance = read_result(path, "RedundancyResult", "redundancy", TABLES.values())
+        return cls(**{attribute: tables[name] for attribute, name in TABLES.items()}, provenance=provenance)
 
     def __str__(self) -> str:
         columns = ["units", "components", "compressibility", "similar_per_unit", "silent", "constant", "status"]

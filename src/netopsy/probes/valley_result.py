@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
+from netopsy._storage import read_result, write_result
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,7 @@ class ValleyResult:
         Raises:
             NetopsyError: when the folder exists and has files in it, unless `overwrite`.
         """
-        folder = new_folder(Path(path), overwrite=overwrite)
-        write_table(folder / "results.parquet", self.frame)
-        write_json(folder / "manifest.json", {"provenance": dict(self.provenance)})
-        return folder
+        return write_result(path, {"results": self.frame}, self.provenance, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Path | str) -> ValleyResult:
@@ -50,11 +47,8 @@ class ValleyResult:
         Raises:
             NetopsyError: when the folder holds no such result, a damaged one, or one of a newer netopsy.
         """
-        folder = Path(path)
-        manifest = read_result_manifest(folder, "ValleyResult", "valley", ["results.parquet", "manifest.json"])
-        frame = read_table(folder / "results.parquet")
-        frame.attrs.clear()
-        return cls(frame, manifest["provenance"])
+        tables, provenance = read_result(path, "ValleyResult", "valley", ["results"])
+        return cls(tables["results"], provenance)
 
     def __str__(self) -> str:
         """Error (%) by alpha: along each path, or in the valley by sigma."""
