@@ -239,3 +239,29 @@ def test_where_all_nets_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_flat_is_both_sides() -> None:
     assert [(part.direction, part.margin) for part in flat("x", "robustness")] == [("below", 0.05), ("above", -0.05)]
+
+
+def test_every_claim_has_its_statistics() -> None:
+    """Rows of every line, with the same trend everywhere: what grows is found to grow, lines do not differ."""
+    sites = ("relu1", "relu2", "relu3", "relu4")
+    names = [line for claim in units.CLAIMS.values() for line in units._lines(claim)]
+    rows = pd.DataFrame(
+        [
+            {"line": line, "seed": seed, "width": width, "checkpoint": TRAINED, "site": site, "status": "ok",
+             "area": 0.5 + 0.05 * width, "compressibility": 0.4 + 0.1 * width, "similar_per_unit": 4 * width,
+             "similar_share": 0.3 if site in ("relu1", "relu4") else 0.1, "r99": 0.4 + 0.1 * width, "accuracy": 0.9}
+            for line in dict.fromkeys(names) for seed in range(5) for width in (0.25, 2.0) for site in sites
+        ]
+    )  # fmt: skip
+    for name, claim in units.CLAIMS.items():
+        if name == "S2":
+            continue
+        values = measure(claim, rows)
+        verdict = judge(claim, values)
+        assert all(len(each) == 5 for each in values.values()), name
+        assert verdict.table[~verdict.table.part.str.contains("depth")]["mean"].notna().all(), name
+    assert judge(units.CLAIMS["F1"], measure(units.CLAIMS["F1"], rows)).outcome == "reproduced"
+    assert judge(units.CLAIMS["C3"], measure(units.CLAIMS["C3"], rows)).outcome == "reproduced"
+    assert judge(units.CLAIMS["C6"], measure(units.CLAIMS["C6"], rows)).outcome == "not reproduced"
+    found = judge(units.CLAIMS["B2"], measure(units.CLAIMS["B2"], rows)).table.set_index("part")["mean"]
+    assert found["ends above the middle"] == pytest.approx(0.2)
