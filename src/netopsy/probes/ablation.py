@@ -34,7 +34,7 @@ ORDERS = ("random", "least-effect", "most-effect", "most-redundant", "least-acti
 Order: TypeAlias = (
     Literal["random", "least-effect", "most-effect", "most-redundant", "least-active"] | Mapping[str, Sequence[int]]
 )
-"""The first units to go: drawn, of least or most effect alone, told by their activations, or given by site."""
+"""Which units go first, at random, by what ablating each alone changes, by their activations, or as given by site."""
 
 
 def ablation_curve(
