@@ -112,7 +112,7 @@ def thinned(kinds: Sequence[str], most: int) -> IntArray:
     """Places of about so many units, evenly along their order; the first of each kind among them.
 
     >>> thinned(list("aaaaaaaab"), 4).tolist(), thinned(list("ab"), 4).tolist()
-    ([0, 2, 4, 6, 8], [0, 1])
+    ([0, 3, 6, 8], [0, 1])
     """
     if len(kinds) <= most:
         return np.arange(len(kinds))
