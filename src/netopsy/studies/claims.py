@@ -176,3 +176,10 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple
     spread = statistics.stdev(map(float, values)) / math.sqrt(len(values))
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * spread
     return mean, mean - half, mean + half
+
+
+def rank_correlation(values: Sequence[float]) -> float:
+    """Spearman's correlation with the place in the sequence; NaN with a missing value, or where all are equal."""
+    if any(map(math.isnan, values)) or len(set(values)) == 1:
+        return math.nan
+    return float(stats.spearmanr(range(len(values)), values).statistic)

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
 from netopsy._checks import NetopsyError, one_of, shorten
 from netopsy.network.groups import ALL_BUT_FIRST
-from netopsy.studies.claims import Claim, Part
+from netopsy.studies.claims import Claim, Part, rank_correlation
 
 EASY, HARD = "digits", "fashion-mnist"
 DEPTHS = (3, 5)
@@ -186,7 +185,7 @@ def measure_f2(frame: pd.DataFrame) -> dict[str, list[float]]:
             for depth in DEPTHS
         }
         falls = {net: values[0] - values[-1] for net, values in nets.items()}
-        ranks = {net: _rank_correlation(values) for net, values in nets.items()}
+        ranks = {net: rank_correlation(values) for net, values in nets.items()}
         columns.append(
             [
                 *falls.values(),
@@ -245,13 +244,6 @@ def _increase(costs: Mapping[str, tuple[float, float]], depth: int) -> float:
     if len(costs) < len(layers) or not learned:
         return math.nan
     return math.fsum(costs[site][1] for site in layers[1:]) / depth
-
-
-def _rank_correlation(values: Sequence[float]) -> float:
-    """Spearman's correlation with the place in the sequence; NaN with a missing value, or where all are equal."""
-    if any(map(math.isnan, values)) or len(set(values)) == 1:
-        return math.nan
-    return float(stats.spearmanr(range(len(values)), values).statistic)
 
 
 def _table_row(errors: Mapping[tuple[Any, ...], float], data: str, seed: int) -> dict[str, float]:

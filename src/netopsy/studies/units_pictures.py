@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from netopsy.plots.ablation import ablation_curves
 from netopsy.plots.redundancy import pair_histograms
-from netopsy.plots.style import LABEL, save
+from netopsy.plots.style import BLUE, FAINT, LABEL, save
 from netopsy.plots.width_panels import width_panels
 from netopsy.probes.ablation_result import ALL, AblationResult
 from netopsy.probes.redundancy_result import RedundancyResult
@@ -126,8 +126,8 @@ def constructions(rows: pd.DataFrame) -> Figure:
         apart = values[names].sub(values["small"], axis=0)
         ax = figure.add_subplot(1, len(QUANTITIES), place + 1)
         heights = np.arange(len(names))[::-1]
-        ax.axvline(0, color="#b8b8b8", linewidth=0.8)
-        ax.errorbar(apart.mean(), heights, xerr=apart.std(ddof=1), fmt="o", markersize=4, color="#0072B2", lw=1.2)
+        ax.axvline(0, color=FAINT, linewidth=0.8)
+        ax.errorbar(apart.mean(), heights, xerr=apart.std(ddof=1), fmt="o", markersize=4, color=BLUE, lw=1.2)
         ax.set_yticks(heights, labels=names if place == 0 else [""] * len(names), size=7)
         ax.tick_params(labelsize=7, length=2, width=0.6)
         ax.spines[["top", "right"]].set_visible(False)

@@ -11,10 +11,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from netopsy._typing import FloatArray
-from netopsy.studies.claims import Part
+from netopsy.studies.claims import Part, rank_correlation
 from netopsy.studies.units_sweeps import TRAINED
 
 Quantity: TypeAlias = Literal["robustness", "compressibility", "similar units", "similar share", "tail", "accuracy"]
@@ -109,12 +107,7 @@ def depth_correlation(rows: pd.DataFrame, line: str, quantity: Quantity) -> BySe
     sites = list(dict.fromkeys(rows[(rows.line == line) & rows.site.notna()].site))
     tables = [level(rows, line, quantity, sites=[site]) for site in sites]
     values = np.stack([table.to_numpy() for table in tables])
-    found = [np.mean([_rank_correlation(of_net) for of_net in of_seed.T]) for of_seed in values.transpose(1, 0, 2)]
+    found = [
+        np.mean([rank_correlation(of_net.tolist()) for of_net in of_seed.T]) for of_seed in values.transpose(1, 0, 2)
+    ]
     return pd.Series(found, index=tables[0].index, dtype="float64")
-
-
-def _rank_correlation(values: FloatArray) -> float:
-    """Spearman's, with the place in the sequence; NaN with a missing value, or where all are equal."""
-    if np.isnan(values).any() or np.ptp(values) == 0:
-        return float("nan")
-    return float(stats.spearmanr(range(len(values)), values).statistic)
