@@ -14,13 +14,12 @@ from netopsy._checks import NetopsyError
 from netopsy.data.dataset import Dataset, subset
 from netopsy.data.digits import digits
 from netopsy.studies import units, units_pictures, units_sweeps
-from netopsy.studies.claims import judge
-from netopsy.studies.units_claims import HE, LOW, any_grows, flat, grows, measure
+from netopsy.studies.claims import Measured, judge, measured
+from netopsy.studies.units_claims import HE, LOW, any_grows, flat, grows
 from netopsy.studies.units_constructions import ETAS, S2, Construction, measure_constructions
 from netopsy.studies.units_constructions import measure as measure_s2
 from netopsy.studies.units_settings import MLP, Preset
 from netopsy.studies.units_statistics import (
-    Measured,
     agreement,
     depth_correlation,
     ends_over_middle,
@@ -179,7 +178,7 @@ def test_a_whole_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         index="seed", columns="width", values="accuracy"
     )
     assert part["values"] == pytest.approx((of[0.5] - of[0.25]).tolist())
-    assert measure(units.CLAIMS["C6"], rows)[part.part] == part["values"]
+    assert measured(units.CLAIMS["C6"], rows)[part.part] == part["values"]
 
     drawn = {path.name for path in units_pictures.draw(study, tmp_path / "pictures")}
     assert drawn == {"C6-width.png", "C6-shares.png", "C6-curves.png", "C6-pairs.png"}
@@ -256,12 +255,12 @@ def test_every_claim_has_its_statistics() -> None:
     for name, claim in units.CLAIMS.items():
         if name == "S2":
             continue
-        values = measure(claim, rows)
+        values = measured(claim, rows)
         verdict = judge(claim, values)
         assert all(len(each) == 5 for each in values.values()), name
         assert verdict.table[~verdict.table.part.str.contains("depth")]["mean"].notna().all(), name
-    assert judge(units.CLAIMS["F1"], measure(units.CLAIMS["F1"], rows)).outcome == "reproduced"
-    assert judge(units.CLAIMS["C3"], measure(units.CLAIMS["C3"], rows)).outcome == "reproduced"
-    assert judge(units.CLAIMS["C6"], measure(units.CLAIMS["C6"], rows)).outcome == "not reproduced"
-    found = judge(units.CLAIMS["B2"], measure(units.CLAIMS["B2"], rows)).table.set_index("part")["mean"]
+    assert judge(units.CLAIMS["F1"], measured(units.CLAIMS["F1"], rows)).outcome == "reproduced"
+    assert judge(units.CLAIMS["C3"], measured(units.CLAIMS["C3"], rows)).outcome == "reproduced"
+    assert judge(units.CLAIMS["C6"], measured(units.CLAIMS["C6"], rows)).outcome == "not reproduced"
+    found = judge(units.CLAIMS["B2"], measured(units.CLAIMS["B2"], rows)).table.set_index("part")["mean"]
     assert found["ends above the middle"] == pytest.approx(0.2)

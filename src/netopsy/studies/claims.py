@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pandas as pd
 from scipy import stats
@@ -17,6 +17,9 @@ Outcome = Literal["reproduced", "not reproduced", "inconclusive", "not run"]
 
 Direction = Literal["above", "below"]
 """On which side of a margin."""
+
+BySeed: TypeAlias = "pd.Series[float]"
+"""One value a seed."""
 
 CONFIDENCE = 0.95
 
@@ -40,6 +43,19 @@ class Part:
     direction: Direction
     margin: float
     group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Part):
+    """A part that says how it is measured.
+
+    Attributes:
+        lines: lines of nets that it needs.
+        measure: rows of those lines -> one value a seed, in the order of the seeds.
+    """
+
+    lines: tuple[str, ...]
+    measure: Callable[[pd.DataFrame], BySeed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +138,17 @@ def judge(claim: Claim, values: Mapping[str, Sequence[float]]) -> Verdict:
 def not_run(claim: Claim, reason: str) -> Verdict:
     """The verdict of a claim that was not measured."""
     return Verdict(claim=claim, outcome="not run", table=pd.DataFrame(columns=COLUMNS), reason=reason)
+
+
+def lines_of(claim: Claim) -> list[str]:
+    """The lines of nets that a claim's parts need, each once, in the order in which the claim speaks of them."""
+    return list(dict.fromkeys(line for part in claim.parts if isinstance(part, Measured) for line in part.lines))
+
+
+def measured(claim: Claim, rows: pd.DataFrame) -> dict[str, list[float]]:
+    """The values of a claim's parts, one a seed."""
+    parts = [part for part in claim.parts if isinstance(part, Measured)]
+    return {part.name: [float(value) for value in part.measure(rows)] for part in parts}
 
 
 def _worst(outcomes: set[str]) -> Outcome:

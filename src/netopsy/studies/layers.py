@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from netopsy._checks import NetopsyError, one_of, shorten
+from netopsy._checks import NetopsyError
 from netopsy._storage import write_table
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.store.keyed import Progress
@@ -16,17 +16,14 @@ from netopsy.store.results import OK
 from netopsy.store.sweep import Sweep, run_sweep
 from netopsy.studies import layers_claims, layers_sweep_claims
 from netopsy.studies.claims import Claim, Verdict, judge
-from netopsy.studies.layers_settings import PRESETS, Preset, single_sweep
+from netopsy.studies.layers_settings import Preset, single_sweep
 from netopsy.studies.layers_sweeps import treated_table, treatment_sweep, width_sweep
+from netopsy.studies.running import Report, check_asked
 
 CLAIMS: Mapping[str, Claim] = {**layers_claims.CLAIMS, "F2": layers_sweep_claims.F2, "T1": layers_sweep_claims.T1}
 
 NEEDS = {"F1a": ("fcn3",), "F4": ("resnet",), "F6": ("resnet", "fcn5")}
 """Settings that a claim about single networks needs; the others have sweeps of their own."""
-
-Report = Callable[[str, Progress], object]
-"""Called with a sweep's name and how far it is."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -69,12 +66,8 @@ def run(
         NetopsyError: for an unknown preset or claim, too few seeds for a verdict, a seed given twice, or a network
             of a claim about single ones that could not be trained.
     """
-    one_of("preset", preset, tuple(PRESETS))
+    check_asked(CLAIMS, claims, preset, seeds)
     for claim in claims:
-        one_of("claim", claim, tuple(CLAIMS))
-        few = CLAIMS[claim].seeds
-        if seeds is not None and (len(seeds) < few or len(set(seeds)) < len(seeds)):
-            raise NetopsyError(f"seeds: expected at least {few} different ones for {claim}; got {shorten(seeds)}")
         if preset == "paper" and claim not in NEEDS:
             raise NetopsyError(f"claim {claim}: expected the laptop preset, the only one it has; got {preset!r}")
     verdicts: dict[str, Verdict] = {}

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from netopsy._checks import NetopsyError, one_of, shorten
 from netopsy._storage import write_table
-from netopsy.store.keyed import Progress
-from netopsy.store.results import OK
-from netopsy.store.sweep import Sweep, run_sweep
 from netopsy.studies import units_claims, units_constructions
-from netopsy.studies.claims import Claim, Verdict, judge
+from netopsy.studies.claims import Claim, Verdict, judge, lines_of, measured
+from netopsy.studies.running import Report, check_asked, rows_of
 from netopsy.studies.units_settings import Preset
-from netopsy.studies.units_statistics import Measured
 from netopsy.studies.units_sweeps import width_sweep
 
 CLAIMS: Mapping[str, Claim] = {**units_claims.CLAIMS, "S2": units_constructions.S2}
 
 USUAL = ("F2", "F3", "S2", "C6")
 """Claims that are judged when none is named."""
-
-Report = Callable[[str, Progress], object]
-"""Called with a sweep's name and how far it is."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -67,12 +59,7 @@ def run(
     Raises:
         NetopsyError: for an unknown preset or claim, too few seeds for a verdict, or a seed given twice.
     """
-    one_of("preset", preset, ("laptop", "paper"))
-    for claim in claims:
-        one_of("claim", claim, tuple(CLAIMS))
-        few = CLAIMS[claim].seeds
-        if seeds is not None and (len(seeds) < few or len(set(seeds)) < len(seeds)):
-            raise NetopsyError(f"seeds: expected at least {few} different ones for {claim}; got {shorten(seeds)}")
+    check_asked(CLAIMS, claims, preset, seeds)
     verdicts: dict[str, Verdict] = {}
     tables: dict[str, pd.DataFrame] = {}
     for claim in claims:
@@ -80,31 +67,12 @@ def run(
         if claim == "S2":
             sweep = units_constructions.construction_sweep(seeds=chosen)
         else:
-            sweep = width_sweep(_lines(CLAIMS[claim]), preset=preset, seeds=chosen)
-        tables[claim] = _rows(sweep, folder, jobs=jobs, retry=retry, report=report)
+            sweep = width_sweep(lines_of(CLAIMS[claim]), preset=preset, seeds=chosen)
+        tables[claim] = rows_of(sweep, folder, jobs=jobs, retry=retry, report=report)
         if claim == "S2":
             values = units_constructions.measure(tables[claim])
         else:
-            values = units_claims.measure(CLAIMS[claim], tables[claim])
+            values = measured(CLAIMS[claim], tables[claim])
         verdicts[claim] = judge(CLAIMS[claim], values)
         write_table(folder / "verdicts" / f"{claim}.parquet", verdicts[claim].table)
     return Study(verdicts=verdicts, tables=tables, folder=folder / "trained")
-
-
-def _lines(claim: Claim) -> list[str]:
-    """Of nets, each once, in the order in which the claim speaks of them."""
-    return list(dict.fromkeys(line for part in claim.parts if isinstance(part, Measured) for line in part.lines))
-
-
-def _rows(sweep: Sweep, folder: Path, *, jobs: int, retry: bool, report: Report) -> pd.DataFrame:
-    def tell(progress: Progress) -> None:
-        report(sweep.name, progress)
-
-    rows = run_sweep(sweep, folder, runs=folder / "trained", jobs=jobs, retry=retry, progress=tell)
-    if not (rows.status == OK).any():
-        first = rows.iloc[0]
-        raise NetopsyError(
-            f"{sweep.name}: all of its networks failed, and there is no verdict without them; the first: "
-            f"{first.status}: {first.reason}; mend that, and pass retry=True (--retry)"
-        )
-    return rows

@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import pandas as pd
-
-from netopsy.studies.claims import Claim, Direction
+from netopsy.studies.claims import Claim, Direction, Measured
 from netopsy.studies.units_statistics import (
-    Measured,
     Quantity,
     agreement,
     depth_correlation,
@@ -292,9 +289,3 @@ C13 = _claim(
 
 CLAIMS = {claim.id.removeprefix("units/"): claim for claim in (F1, F2, B2, F3, F4, F5, C3, C5, C6, C7, C11, C12, C13)}
 """Of trained nets; the constructions' own is in `units_constructions`."""
-
-
-def measure(claim: Claim, rows: pd.DataFrame) -> dict[str, list[float]]:
-    """A claim's statistics, one value a seed."""
-    parts = [part for part in claim.parts if isinstance(part, Measured)]
-    return {part.name: [float(value) for value in part.measure(rows)] for part in parts}

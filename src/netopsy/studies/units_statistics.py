@@ -5,14 +5,13 @@ A net's quantity is the mean over its layers, as in the paper. A net that failed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from netopsy.studies.claims import Part, rank_correlation
+from netopsy.studies.claims import BySeed, rank_correlation
 from netopsy.studies.units_sweeps import TRAINED
 
 Quantity: TypeAlias = Literal["robustness", "compressibility", "similar units", "similar share", "tail", "accuracy"]
@@ -26,22 +25,6 @@ COLUMNS: dict[str, str] = {
     "accuracy": "accuracy",
 }
 """Quantity -> column of the sweep's rows."""
-
-BySeed: TypeAlias = "pd.Series[float]"
-"""One value a seed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured(Part):
-    """A part that says how it is measured.
-
-    Attributes:
-        lines: lines of nets that it needs.
-        measure: rows of those lines -> one value a seed, in the order of the seeds.
-    """
-
-    lines: tuple[str, ...]
-    measure: Callable[[pd.DataFrame], BySeed]
 
 
 def level(
