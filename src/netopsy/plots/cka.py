@@ -40,9 +40,9 @@ def cka_heatmap(
 ) -> Axes:
     """Draw CKA of all pairs of layers: the first network's along y from the bottom, the other's along x.
 
-    `frame` is `netopsy.cka(...).to_frame()`. Colors go from `vmin` to 1; numbers are in the cells where there is
-    room, in hundredths; a pair without a number is hatched. `labels` name the networks. Raises `NetopsyError` for a
-    frame that is empty, lacks columns, or has a pair twice.
+    `frame` is `netopsy.cka(...).to_frame()`; its `n` goes to the color bar's label. Colors go from `vmin` to 1;
+    numbers are in the cells where there is room, in hundredths; a pair without a number is hatched. `labels` name the
+    networks. Raises `NetopsyError` for a frame that is empty, lacks columns, or has a pair twice.
     """
     need(frame, ("layer_a", "layer_b", "cka"), "netopsy.cka(...).to_frame()")
     inside("vmin", vmin, -1, 1, open_high=True)
@@ -67,7 +67,7 @@ def cka_heatmap(
         ax.add_patch(Rectangle((j, i), 1, 1, facecolor=MISSING, edgecolor="white", linewidth=0.6, hatch="/////"))
     if colorbar:
         bar = root(ax).colorbar(mesh, ax=ax, pad=0.02, aspect=max(inches(ax)[1], 1.0) / BAR, fraction=0.15)
-        bar.set_label("linear CKA", size=LABEL)
+        bar.set_label("linear CKA" + counted(frame), size=LABEL)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=TICK, length=2, width=0.6)
     ax.set_ylabel(labels[0], size=LABEL, parse_math=False)
@@ -81,3 +81,12 @@ def cka_heatmap(
         text = f"{value[i, j]:.2f}".replace("-", "−").replace("0.", ".")
         ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", size=size, color=ink).set_in_layout(False)
     return ax
+
+
+def counted(frame: pd.DataFrame) -> str:
+    """The number of examples that pairs were measured on, for a label."""
+    counts = floats(frame["n"])[np.isfinite(floats(frame["cka"]))] if "n" in frame else np.empty(0)
+    if not len(counts):
+        return ""
+    least, most = int(counts.min()), int(counts.max())
+    return f", n = {most:,} examples" if least == most else f", n = {least:,} to {most:,} examples"

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import Formatter, LogLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
 from netopsy._checks import NetopsyError, one_of
 from netopsy.plots.frames import floats, key, need, ordered_keys, ordered_sites
@@ -35,12 +35,18 @@ def spectrum_lines(frame: pd.DataFrame, *, site: str, log: bool = True, ax: Axes
     for checkpoint, color in zip(keys, shades()(np.linspace(0.25, 1.0, len(keys))), strict=True):
         line = part[[item == checkpoint for item in own]]
         ax.plot(floats(line["index"]) + 1, floats(line["value"]), color=color, lw=1.1, label=str(checkpoint))
-    if log and bool((floats(part["value"]) > 0).any()):
+    value = floats(part["value"])
+    formatter: Formatter = ScalarFormatter()
+    if log and bool((value > 0).any()):
         ax.set_yscale("log")
+        narrow = float(value.max()) < 30 * float(value[value > 0].min())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        formatter = StrMethodFormatter("{x:g}")
     ax.set_title(plain(site), size=LABEL)
     ax.set_xlabel("singular value, largest first", size=LABEL)
     ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
-    finish_lines(ax, ax.yaxis.get_major_formatter(), "σ", "checkpoint")
+    finish_lines(ax, formatter, "σ", "checkpoint")
     return ax
 
 
