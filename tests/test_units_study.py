@@ -14,7 +14,7 @@ from netopsy._checks import NetopsyError
 from netopsy.data.dataset import Dataset, subset
 from netopsy.data.digits import digits
 from netopsy.studies import units, units_pictures, units_sweeps
-from netopsy.studies.claims import Measured, judge, measured
+from netopsy.studies.claims import Measured, judge, lines_of, measured
 from netopsy.studies.units_claims import HE, LOW, any_grows, flat, grows
 from netopsy.studies.units_constructions import ETAS, S2, Construction, measure_constructions
 from netopsy.studies.units_constructions import measure as measure_s2
@@ -105,8 +105,8 @@ def test_every_claim_is_measured_on_lines_that_there_are() -> None:
             names = [part.name for part in claim.parts]
             assert len(set(names)) == len(names), name
             assert name == "S2" or all(isinstance(part, Measured) for part in claim.parts)
-            assert set(units._lines(claim)) <= set(known), name
-            sweep = units_sweeps.width_sweep(units._lines(claim) or list(known), preset=preset, seeds=(0, 1, 2))
+            assert set(lines_of(claim)) <= set(known), name
+            sweep = units_sweeps.width_sweep(lines_of(claim) or list(known), preset=preset, seeds=(0, 1, 2))
             assert len({*sweep.configs}) == len(sweep.configs)
 
 
@@ -243,7 +243,7 @@ def test_flat_is_both_sides() -> None:
 def test_every_claim_has_its_statistics() -> None:
     """Rows of every line, with the same trend everywhere: what grows is found to grow, lines do not differ."""
     sites = ("relu1", "relu2", "relu3", "relu4")
-    names = [line for claim in units.CLAIMS.values() for line in units._lines(claim)]
+    names = [line for claim in units.CLAIMS.values() for line in lines_of(claim)]
     rows = pd.DataFrame(
         [
             {"line": line, "seed": seed, "width": width, "checkpoint": TRAINED, "site": site, "status": "ok",

@@ -25,6 +25,7 @@ CLAIMS: Mapping[str, Claim] = {**layers_claims.CLAIMS, "F2": layers_sweep_claims
 NEEDS = {"F1a": ("fcn3",), "F4": ("resnet",), "F6": ("resnet", "fcn5")}
 """Settings that a claim about single networks needs; the others have sweeps of their own."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What a study came to.

@@ -20,6 +20,7 @@ CLAIMS: Mapping[str, Claim] = {**units_claims.CLAIMS, "S2": units_constructions.
 USUAL = ("F2", "F3", "S2", "C6")
 """Claims that are judged when none is named."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What a study came to.
