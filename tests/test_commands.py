@@ -158,7 +158,7 @@ def opened_run(run: Path, out: Path) -> probes.Subject:
 
 ASKED: dict[str, Any] = {
     "sites": "modules", "checkpoints": (0,), "draws": 1, "stop": "exact", "precision": 0.02, "tolerance": 0.05,
-    "seed": 0,
+    "seed": 0, "epsilon": None,
 }  # fmt: skip
 
 
@@ -892,20 +892,28 @@ def test_compare_prints_the_comparison_and_where_it_is(
         def to_frame(self) -> pd.DataFrame:
             return pd.DataFrame({"site": ["x", None], "change": [0.5, float("nan")]})
 
+    table = pd.DataFrame({"network": ["a"], "gap": [float("nan")]})
     asked: list[Any] = []
 
-    def compare(runs: Sequence[Path], *, split: str | None, out: Path | None) -> Any:
-        asked.append((runs, split, out))
-        return SimpleNamespace(comparison=Comparison(), path=out or Path("runs/comparison.html"))
+    class Told(SimpleNamespace):
+        def __str__(self) -> str:
+            return "a is complex"
+
+    def compare(runs: Sequence[Path], *, split: str | None, sharpness: bool, out: Path | None) -> Any:
+        asked.append((runs, split, sharpness, out))
+        told = Told(table=table, ranking=table if sharpness else None, cautions=("Beware.",))
+        return SimpleNamespace(comparison=Comparison(), measures=told, path=out or Path("runs/comparison.html"))
 
     monkeypatch.setattr(comparing, "compare", compare)
     assert main(["compare", "a", "b"]) == 0
-    assert capsys.readouterr().out == "a differs\n\nruns/comparison.html\n"
-    assert main(["compare", "a", "b", "c", "--split", "test", "--out", "d.html", "--json"]) == 0
+    assert capsys.readouterr().out == "a differs\n\na is complex\n\nruns/comparison.html\n"
+    assert main(["compare", "a", "b", "c", "--split", "test", "--sharpness", "--out", "d.html", "--json"]) == 0
     rows = [{"site": "x", "change": 0.5}, {"site": None, "change": None}]
-    assert output(capsys) == {"rows": rows, "comparison": "d.html"}
+    measures = [{"network": "a", "gap": None}]
+    told = {"rows": measures, "ranking": measures, "cautions": ["Beware."]}
+    assert output(capsys) == {"rows": rows, "measures": told, "comparison": "d.html"}
     a, b, c = map(Path, "abc")
-    assert asked == [((a, b), None, None), ((a, b, c), "test", Path("d.html"))]
+    assert asked == [((a, b), None, False, None), ((a, b, c), "test", True, Path("d.html"))]
     for runs, got in (((), "none"), (("a",), "a")):
         assert error(capsys, "compare", *runs) == (
             f"compare: expected RUN RUN…, the folders of two or more runs; got {got}"

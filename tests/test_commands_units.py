@@ -96,8 +96,8 @@ def test_the_test_split_of_the_trained_network_is_measured(tmp_path: Path) -> No
 
 def test_without_activation_modules_they_are_passed_over_with_a_reason(tmp_path: Path) -> None:
     _, skipped = chosen(subject(tmp_path, Functions), ())
-    assert sorted(skipped) == sorted(UNITS)
-    for reason in skipped.values():
+    assert sorted(skipped) == sorted((*UNITS, "criticality"))
+    for reason in map(skipped.__getitem__, UNITS):
         assert "no units to look at: " in reason
         assert "its activations may be functions" in reason
 
@@ -120,4 +120,6 @@ def test_large_networks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_inspect_knows_them_all() -> None:
-    assert [probe.name for probe in probes.PROBES] == ["redundancy", "robustness", "ablation", "units"]
+    assert [probe.name for probe in probes.PROBES] == [
+        "redundancy", "path", "robustness", "ablation", "units", "criticality",
+    ]  # fmt: skip

@@ -125,8 +125,8 @@ def test_a_damaged_or_newer_manifest_of_ours_is_refused(tmp_path: Path) -> None:
 
 def test_results_of_unknown_probes_and_recordings_are_passed_over(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"kind": "recorder", "keys": [0, 1], "versions": {}, "finished": True})
-    (tmp_path / "valley").mkdir()
-    write_json(tmp_path / "valley" / "manifest.json", {"provenance": {"probe": "valley"}, "groups": {}})
+    (tmp_path / "weather").mkdir()
+    write_json(tmp_path / "weather" / "manifest.json", {"provenance": {"probe": "weather"}, "groups": {}})
     write_json(tmp_path / "valley2.json", {})
     FIRST.save(tmp_path / "results" / "robustness-1")
     found = find(tmp_path)

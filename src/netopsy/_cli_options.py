@@ -158,7 +158,7 @@ class Inspect:
     """To measure on, as for `netopsy train` (all but the train split), or batches; a run on a built-in set knows."""
 
     probes: tuple[str, ...] = ()
-    """Which probes (redundancy, robustness, ablation, units); by default all that apply."""
+    """Which probes (redundancy, robustness, ablation, units, path, criticality); by default all that apply."""
 
     sites: str = "modules"
     """What is reset, one at a time: modules, blocks, parameters, or a glob."""
@@ -177,6 +177,9 @@ class Inspect:
 
     tolerance: float = 0.05
     """Change of error up to which a site counts as robust."""
+
+    epsilon: float | None = None
+    """Train error that criticality allows; by default 0.1, or 0.05 above the trained network's, if that is more."""
 
     seed: int = 0
     """Of draws and the order of examples."""
@@ -212,13 +215,16 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Say where runs differ: the same parts of two or more networks side by side."""
+    """Say where runs differ: the same parts of two or more networks side by side, and their complexity."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of two or more runs that were inspected."""
 
     split: str | None = None
     """Of the data; by default the first that all have."""
+
+    sharpness: bool = False
+    """Also measure how sharp the minima are, which takes longest."""
 
     out: Path | None = None
     """The HTML file; by default runs/comparison.html."""

@@ -101,7 +101,7 @@ def _train(options: Train, console: Console) -> None:
 
 
 def _inspect(options: Inspect, console: Console) -> None:
-    asked = _chosen(options, "sites", "draws", "stop", "precision", "tolerance", "seed")
+    asked = _chosen(options, "sites", "draws", "stop", "precision", "tolerance", "epsilon", "seed")
     asked["checkpoints"] = "all" if options.checkpoints == ("all",) else options.checkpoints
     dry = options.dry_run or isinstance(options, Plan)
     with bars(console) as progress:
@@ -120,7 +120,7 @@ def _inspect(options: Inspect, console: Console) -> None:
         findings = {}
         for probe in () if dry else probes:
             say(progress, f"{probe.name}: preparing")
-            findings[probe.name] = probe.run(subject, asked, task(progress, f"{probe.name}, examples"))
+            findings[probe.name] = probe.run(subject, asked, task(progress, f"{probe.name}, {probe.counts}"))
     if dry:
         if options.json:
             print_json({"probes": {probe.name: cost.to_dict() for probe, cost in costs.items()}, "skipped": skipped})
@@ -169,11 +169,20 @@ def _compare(options: Compare, console: Console) -> None:
         with loading():
             from netopsy.commands import compare, probes
 
-        made = compare.compare(options.runs, split=options.split, out=options.out)
+        made = compare.compare(options.runs, **_chosen(options, "split", "sharpness", "out"))
     if options.json:
-        print_json({"rows": probes.plain_rows(made.comparison.to_frame()), "comparison": str(made.path)})
+        ranking = made.measures.ranking
+        measures = {
+            "rows": probes.plain_rows(made.measures.table),
+            "ranking": None if ranking is None else probes.plain_rows(ranking),
+            "cautions": list(made.measures.cautions),
+        }
+        rows = probes.plain_rows(made.comparison.to_frame())
+        print_json({"rows": rows, "measures": measures, "comparison": str(made.path)})
         return
     print(made.comparison)
+    print()
+    print(made.measures)
     print()
     print(made.path)
 

@@ -10,6 +10,7 @@ from netopsy._checks import NetopsyError, near
 from netopsy._storage import read_json
 from netopsy.commands.inputs import DATA, function, probed_splits, read_data, recorded_factory, trained_factory
 from netopsy.commands.probes import PROBES, Cost, OneModel, Options, Probe, Subject
+from netopsy.commands.train_data import trained_on
 from netopsy.network.trajectory import Trajectory
 
 
@@ -37,7 +38,7 @@ def subject(
             )
         folder = out or Path("runs") / "inspected"
         trajectory: Trajectory = OneModel.from_files(function("model", model), initial=init, final=final)
-        return Subject(trajectory=trajectory, data=probed_splits(read_data(data)), folder=folder, home=folder)
+        return _subject(trajectory, read_data(data), {}, folder=folder, home=folder)
     if final is not None:
         raise NetopsyError("inspect: expected RUN, or --model, --init, --final and --data; got RUN and --final")
     if not run.is_dir():
@@ -54,11 +55,14 @@ def subject(
             f"{' and '.join(needed)}"
         )
     trajectory = OneModel.from_folder(trained_factory(factory, manifest), run, initial=init)
+    given = read_data(str(name) if data is None else data)
+    return _subject(trajectory, given, manifest, folder=out or run / "results", home=out or run)
+
+
+def _subject(trajectory: Trajectory, data: Any, manifest: Mapping[str, Any], *, folder: Path, home: Path) -> Subject:
+    train, why = trained_on(data, manifest)
     return Subject(
-        trajectory=trajectory,
-        data=probed_splits(read_data(str(name) if data is None else data)),
-        folder=out or run / "results",
-        home=out or run,
+        trajectory=trajectory, data=probed_splits(data), folder=folder, home=home, train=train, no_train=why
     )
 
 

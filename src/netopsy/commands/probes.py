@@ -5,6 +5,7 @@ A further probe is one more entry in `PROBES`.
 
 from __future__ import annotations
 
+from netopsy.commands.criticality_probe import CRITICALITY_PROBES
 from netopsy.commands.probing import Cost, Finding, OneModel, Options, Probe, Progress, Subject, plain_rows
 from netopsy.commands.unit_probes import UNIT_PROBES
 from netopsy.plots.style import save
@@ -45,6 +46,7 @@ def _run_robustness(subject: Subject, options: Options, progress: Progress) -> F
 
 PROBES: tuple[Probe, ...] = (
     UNIT_PROBES["redundancy"],
+    CRITICALITY_PROBES["path"],
     Probe(
         name="robustness",
         question="which parts can go back to where they started, or be drawn anew",
@@ -54,5 +56,6 @@ PROBES: tuple[Probe, ...] = (
     ),
     UNIT_PROBES["ablation"],
     UNIT_PROBES["units"],
+    CRITICALITY_PROBES["criticality"],
 )
 """Cheapest first, as a rule; a plan tells for a network."""

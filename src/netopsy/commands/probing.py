@@ -30,12 +30,16 @@ class Subject:
         data: to measure on.
         folder: where results go.
         home: the folder that is reported on: the run, or where results go that do not belong to one.
+        train: the examples that the network was fitted to; None where they are not known.
+        no_train: why they are not.
     """
 
     trajectory: Trajectory
     data: Any = field(repr=False)
     folder: Path
     home: Path
+    train: Any = field(default=None, repr=False)
+    no_train: str = "the train data are not known"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ class Probe:
         applies: why it cannot be asked of a subject, or None.
         plan: what it will cost; writes nothing.
         run: measures, or finds what was measured before.
+        counts: what its progress is counted in.
     """
 
     name: str
@@ -106,6 +111,7 @@ class Probe:
     applies: Callable[[Subject], str | None]
     plan: Callable[[Subject, Options], Cost]
     run: Callable[[Subject, Options, Progress], Finding]
+    counts: str = "examples"
 
 
 @dataclass(frozen=True, eq=False)

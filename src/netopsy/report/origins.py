@@ -8,7 +8,9 @@ from typing import Any
 from netopsy.report.blocks import Code, Facts, Fold
 
 
-def origins(p: Mapping[str, Any], function: str, options: Sequence[str], given: Sequence[str] = ()) -> Fold:
+def origins(
+    p: Mapping[str, Any], function: str, options: Sequence[str], given: Sequence[str] = (), *, of: str = "model"
+) -> Fold:
     """Data, engine, seed, time and versions, and the call.
 
     Args:
@@ -16,6 +18,7 @@ def origins(p: Mapping[str, Any], function: str, options: Sequence[str], given: 
         function: of `netopsy`, that measured it.
         options: arguments that the provenance holds under their own names; those it does not have are left out.
         given: further arguments, as code.
+        of: name of the first argument: a model, or a trajectory.
     """
     examples = "examples" if p.get("examples") is None else f"{p['examples']:,} examples"
     reasons = p.get("engine_reasons") or []
@@ -25,7 +28,7 @@ def origins(p: Mapping[str, Any], function: str, options: Sequence[str], given: 
     if "stop" in p:
         rows.append(("stopping", p["stop"]))
     rows += [("seed", str(p["seed"])), ("time", f"{p['seconds']:,.1f} s"), ("netopsy", p["netopsy"])]
-    lines = ["model,", "data,", *(f"{name}={p[name]!r}," for name in options if name in p)]
+    lines = [f"{of},", "data,", *(f"{name}={p[name]!r}," for name in options if name in p)]
     lines += [f"{argument}," for argument in given]
     body = "".join(f"    {line}\n" for line in lines)
     return Fold(

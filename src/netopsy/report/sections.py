@@ -14,14 +14,18 @@ import pandas as pd
 
 from netopsy._checks import NetopsyError
 from netopsy.probes.ablation_result import AblationResult
+from netopsy.probes.criticality_result import CriticalityResult
 from netopsy.probes.redundancy_result import RedundancyResult
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.probes.units_result import UnitTableResult
+from netopsy.probes.valley_result import ValleyResult
 from netopsy.report.ablation import ablation_section
 from netopsy.report.blocks import Section
+from netopsy.report.criticality import criticality_section
 from netopsy.report.redundancy import redundancy_section
 from netopsy.report.robustness import robustness_section
 from netopsy.report.units import unit_table_section
+from netopsy.report.valley import valley_section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,8 @@ SECTIONS: Mapping[str, Reported] = {
     "robustness": Reported(
         kind=RobustnessResult, load=RobustnessResult.load, section=robustness_section, known_by=_moved
     ),
+    "criticality": Reported(kind=CriticalityResult, load=CriticalityResult.load, section=criticality_section),
+    "valley": Reported(kind=ValleyResult, load=ValleyResult.load, section=valley_section),
     "ablation": Reported(kind=AblationResult, load=AblationResult.load, section=ablation_section),
     "units": Reported(kind=UnitTableResult, load=UnitTableResult.load, section=unit_table_section),
     "redundancy": Reported(kind=RedundancyResult, load=RedundancyResult.load, section=redundancy_section),
