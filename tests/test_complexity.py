@@ -104,6 +104,9 @@ def test_criticality_and_pac_bayes_from_its_frame() -> None:
     trajectory = trajectory_of(chain)
     both = pd.concat([CRITICAL.assign(epsilon=0.05, mu=1e9), CRITICAL])
     result = complexity(trajectory, data(4), criticality=both, end_sigma={"1": 0.05, "3": 0.1}, hessian_examples=0)
+    column = pd.concat([CRITICAL.assign(epsilon=0.05, end_sigma=9.0), CRITICAL.assign(end_sigma=[0.05, 0.1])])
+    by_itself = complexity(trajectory, data(4), criticality=column, hessian_examples=0)
+    assert by_itself.value("pac_bayes") == result.value("pac_bayes")
     assert result.value("criticality") == 50
     assert result.value("pac_bayes_optimum") == pytest.approx(2**2 / 0.1**2 + 3**2 / 0.5**2)
     assert result.value("pac_bayes") == pytest.approx(2**2 / 0.05**2 + 3**2 / 0.1**2)

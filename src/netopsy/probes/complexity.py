@@ -75,7 +75,8 @@ def complexity(
         train_data: examples in any form that `netopsy.evaluate` takes.
         criticality: result, or frame, of `netopsy.criticality`: columns `site, epsilon, mu, sigma, distance, status`.
         epsilon: the rows of it that count.
-        end_sigma: for each of its sites the largest σ that keeps the error at α = 1, for the measure `pac_bayes`.
+        end_sigma: for each of its sites the largest σ that keeps the error at α = 1, for the measure `pac_bayes`; by
+            default its column `end_sigma`, where it has one (`netopsy.criticality(..., end_sigma=True)`).
         margin_quantile: of the training examples' margins; what `spectral_margin` divides by.
         hessian_examples: so many first examples, in a seeded random order, for `sharpness`; 0 to leave it out.
         seed: of the order of the examples and of vectors to start from.
@@ -98,6 +99,8 @@ def complexity(
         )
     task = task or Task()
     rows = _critical(criticality, epsilon)
+    if end_sigma is None and rows is not None and "end_sigma" in rows:
+        end_sigma = dict(zip(rows.site, rows.end_sigma.to_numpy(dtype=np.float64, na_value=np.nan), strict=True))
     if end_sigma is not None and rows is None:
         raise NetopsyError("end_sigma: expected criticality= beside it, for the distances; got none")
     model, start = trajectory.model(), trajectory.model(trajectory.initial)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,7 +28,8 @@ from netopsy.network.trajectory import Trajectory
 from netopsy.probes.arguments import described
 from netopsy.probes.criticality_lines import open_lines, read_start
 from netopsy.probes.criticality_result import CriticalityResult
-from netopsy.probes.criticality_search import FEW, Estimate, Found, Landscape, search
+from netopsy.probes.criticality_search import FEW, Found, Landscape, largest_sigma, search
+from netopsy.probes.crossing import Estimate
 from netopsy.probes.valley import ALPHAS, default_sigmas, grid_rows
 
 
@@ -42,6 +43,7 @@ def criticality(
     seed: int = 0,
     relative_tolerance: float = 0.01,
     confidence: float = 0.95,
+    end_sigma: bool = False,
     surface: bool = False,
     engine: Engine = "auto",
     task: Task | None = None,
@@ -64,6 +66,8 @@ def criticality(
         seed: of the draws, of the order of the examples and of the search.
         relative_tolerance: how far above the least value, at these draws, the one found may lie.
         confidence: of the intervals over the draws.
+        end_sigma: also find the largest sigma that is allowed at alpha = 1, on all data: column `end_sigma`, which
+            `netopsy.complexity` takes for its `pac_bayes`.
         surface: also measure error and loss over a grid of alpha and sigma, on at most 1,024 examples.
         engine: `"auto"`, `"exported"` or `"eager"`.
         task: how batches are read.
@@ -93,13 +97,18 @@ def criticality(
         first = FEW if data.run.source.drawn else data.total
         for done, site in enumerate(found):
             around = data.around(site, noise_samples)
-            head = {
+            head: dict[str, Any] = {
                 "site": site.name,
                 "distance": around.line.distance(),
                 "parameters": parameter_count(model, site),
             }
             fixed = site.name in data.idle or around.line.is_still()
-            part, tests[site.name] = _module(around, levels, first, relative_tolerance, confidence, seed, fixed)
+            land, draws = _landscape(around, first)
+            part = _module(around, land, draws, levels, relative_tolerance, confidence, seed, fixed)
+            if end_sigma and math.isfinite(head["distance"]):
+                for row in part:
+                    row["end_sigma"] = largest_sigma(land, row["epsilon"], tolerance=relative_tolerance)
+            tests[site.name] = land.tests
             rows += [{**head, **row} for row in part]
             if surface:
                 points = grid_rows(around, ALPHAS, default_sigmas(around.line), min(FEW, data.total))
@@ -147,16 +156,8 @@ def _read_levels(epsilon: float | Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
-def _module(
-    around: Surroundings,
-    levels: Sequence[float],
-    first: int,
-    tolerance: float,
-    confidence: float,
-    seed: int,
-    fixed: bool,
-) -> tuple[list[dict[str, Any]], int]:
-    """One site's rows, in the order of `levels`, and the points measured; from the smallest epsilon up."""
+def _landscape(around: Surroundings, first: int) -> tuple[Landscape, dict[tuple[float, float], FloatArray]]:
+    """A site's errors; and, of points that are measured on all data, those of each draw."""
     line, total = around.line, around.total
     draws: dict[tuple[float, float], FloatArray] = {}
 
@@ -166,8 +167,21 @@ def _module(
             draws[alpha, sigma] = found.draws
         return Estimate(found.error, found.spread)
 
-    distance, grain = line.distance(), 1 / (total * len(line.seeds))
-    land = Landscape(measure, total, line.size() or 1.0, first, grain)
+    return Landscape(measure, total, line.size() or 1.0, first, 1 / (total * len(line.seeds))), draws
+
+
+def _module(
+    around: Surroundings,
+    land: Landscape,
+    draws: Mapping[tuple[float, float], FloatArray],
+    levels: Sequence[float],
+    tolerance: float,
+    confidence: float,
+    seed: int,
+    fixed: bool,
+) -> list[dict[str, Any]]:
+    """One site's rows, in the order of `levels`; from the smallest epsilon up."""
+    line, distance = around.line, around.line.distance()
     rows: dict[float, dict[str, Any]] = {}
     before: Found | None = None
     for epsilon in sorted(levels):
@@ -179,7 +193,7 @@ def _module(
             epsilon,
             tolerance=tolerance,
             seed=derive(seed, "search", line.site.name),
-            hint=before.alpha if before is not None and before.alpha else None,
+            before=before,
         )
         if before is not None and _worse(found, before):
             found = before  # what a smaller error allowed, a larger one does
@@ -187,13 +201,13 @@ def _module(
             before = found
         mine = draws[found.alpha, found.sigma] if found.status != "infeasible" else None
         if mine is None:  # what there is to say: the trained network's error
-            (trained,) = around.measure([(1.0, 0.0)], total)
+            (trained,) = around.measure([(1.0, 0.0)], around.total)
             rows[epsilon] = _row(found.status, found, math.nan, None, confidence) | {"error": trained.error}
         else:
             rows[epsilon] = _row(found.status, found, distance, mine, confidence)
         if fixed:
             rows[epsilon] |= {"status": "no-op", "mu": 0.0, "mu_low": 0.0, "mu_high": 0.0, "alpha": 0.0}
-    return [{"epsilon": epsilon, **rows[epsilon]} for epsilon in levels], land.tests
+    return [{"epsilon": epsilon, **rows[epsilon]} for epsilon in levels]
 
 
 def _worse(found: Found, before: Found) -> bool:
@@ -230,5 +244,6 @@ def _row(status: str, found: Found, distance: float, draws: FloatArray | None, c
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     columns = ["site", "epsilon", "mu", "mu_low", "mu_high", "alpha", "sigma", "distance", "error", "parameters"]
-    typed = frame[[*columns, "status", "error_low", "error_high", "examples"]]
+    extra = ["end_sigma"] if "end_sigma" in frame else []
+    typed = frame[[*columns, "status", "error_low", "error_high", "examples", *extra]]
     return typed.astype({"site": "string", "status": "string", "parameters": "Int64", "examples": "Int64"})

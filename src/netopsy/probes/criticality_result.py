@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from netopsy._checks import NetopsyError, shorten
+from netopsy._checks import NetopsyError, one_of, shorten
 from netopsy._storage import new_folder, read_result_manifest, read_table, write_json, write_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,7 @@ class CriticalityResult:
         trained network, where nothing is feasible); `parameters`; `status` (`feasible`; `alpha-zero`: the module can
         go back all the way, mu = 0; `no-op`: it never moved or is not used, mu = 0; `infeasible`: no alpha and sigma
         are allowed; `non-finite`: weights are); `error_low, error_high`, the error's interval over the draws;
-        `examples` on which alpha was chosen.
+        `examples` on which alpha was chosen; with `end_sigma=True`, `end_sigma`, the largest sigma at alpha = 1.
         """
         return self.frame.copy()
 
@@ -57,6 +61,38 @@ class CriticalityResult:
         if not near:
             raise NetopsyError(f"epsilon: expected one of {shorten(levels)}; got {epsilon!r}")
         return float(self.frame.mu[self.frame.epsilon == near[0]].sum(skipna=False))
+
+    def plot(
+        self, ax: Axes | None = None, *, kind: Literal["bars", "surface"] = "bars", **options: Any
+    ) -> Axes | Figure:
+        """Draw mu of each module, or the error over alpha and sigma of each, with the found optima.
+
+        Args:
+            ax: where to draw bars; by default a new figure, `.figure` of what is returned. A surface has a panel a
+                module, on a figure of its own, which is returned.
+            kind: which picture; `options` go to `netopsy.plots.criticality.criticality_bars`, or to
+                `netopsy.plots.valley.valley_panels`.
+
+        Raises:
+            NetopsyError: a surface of a result without one, or an `ax` for it.
+        """
+        one_of("kind", kind, ("bars", "surface"))
+        draws = self.provenance["noise_samples"]
+        if kind == "bars":
+            from netopsy.plots.criticality import criticality_bars
+
+            known = {"draws": draws, "confidence": self.provenance["confidence"]}
+            return criticality_bars(self.frame, ax=ax, **{**known, **options})
+        if self.surface is None:
+            raise NetopsyError("kind='surface': expected a result with one; got none; measure with surface=True")
+        if ax is not None:
+            raise NetopsyError(
+                "ax: expected None for kind='surface', which has several panels; got axes; leave it out"
+            )
+        from netopsy.plots.valley import valley_panels
+
+        known = {"draws": draws, "levels": self.provenance["epsilon"], "optima": self.frame}
+        return valley_panels(self.surface.assign(split="training"), **{**known, **options})
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `results.parquet`, `manifest.json`, and `surface.parquet` where there is one.

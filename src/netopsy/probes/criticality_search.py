@@ -1,7 +1,6 @@
-"""The search for a module's criticality: max of log sigma - log alpha where the error is at most epsilon.
+"""Search of a module's least alpha / sigma at which the error stays within epsilon.
 
-Knows no network: it asks for the error at points (alpha, sigma), on some of the examples or all. With common random
-numbers that is one smooth function but for its steps, increasing in sigma where sigma matters.
+For each alpha there is a largest feasible sigma, and mu is least where the ratio of the two is largest.
 
 - An alpha is worth a root-finding in sigma only if it is feasible at sigma = alpha r with the best ratio r so far.
 - The ratio's maximum over alpha is flat: few examples tell its place; its height needs many. So alpha is sought on a
@@ -17,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from netopsy._random import derive
+from netopsy.probes.crossing import WIDTH, Curve, Estimate, Root, Z, crossing, finish
 
 ALPHAS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.32, 0.25, 0.2, 0.15, 0.11, 0.08, 0.05, 0.03, 0.015, 0.005)
 """Where the search over alpha begins; it goes on between them, and below the last."""
@@ -33,35 +32,11 @@ SURE = 4.0
 COARSE = 6.0
 """Tolerances that the interval on the subsample may be wide on either side; all examples do the rest."""
 
-Z = 1.96
-WIDTH = 0.05
-"""Of a root's bracket in log sigma; inside, the error is taken to be a straight line."""
-
-SMOOTH, NARROW = 100, 0.004
-"""Where the error of all examples goes in fewer steps between the ends of a bracket, it is made as narrow as this."""
-
-STEPS = 10
-"""Steps of the error that are a slope."""
+STEP = 0.16
+"""First step in log alpha between the alphas of the grid."""
 
 SMALLEST = 1e-4
 """Sigma from which on noise is noise, in units of the module's size."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The error at a point: mean over examples and draws, and its standard error over the examples."""
-
-    error: float
-    spread: float
-
-
-@dataclass(frozen=True)
-class Root:
-    """Where the error crosses epsilon: log sigma, the error's slope there, the half-width of its interval."""
-
-    log_sigma: float
-    slope: float
-    half: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +60,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """Errors at points, each measured once: several epsilon share them.
+    """Errors over alpha and sigma, each measured once: several epsilon share them.
 
     Attributes:
         measure: (alpha, sigma, examples) -> the error on the first of them.
@@ -100,101 +75,35 @@ class Landscape:
     size: float
     first: int = FEW
     grain: float = 0.0
-    known: dict[int, dict[float, dict[float, Estimate]]] = field(default_factory=dict, repr=False)
+    curves: dict[float, Curve] = field(default_factory=dict, repr=False)
 
     @property
-    def floor(self) -> float:
-        """The smallest sigma that is tried."""
-        return min(1.0, SMALLEST * self.size)
+    def bottom(self) -> float:
+        """Log of the smallest sigma that is tried."""
+        return math.log(min(1.0, SMALLEST * self.size))
 
-    def at(self, alpha: float, sigma: float, n: int) -> Estimate:
-        """The error at a point."""
-        known = self.known.setdefault(n, {}).setdefault(alpha, {})
-        if sigma not in known:
-            known[sigma] = self.measure(alpha, sigma, n)
-        return known[sigma]
+    @property
+    def guess(self) -> float:
+        """Log sigma to begin with where nothing is known."""
+        return math.log(min(1.0, 0.3 * self.size))
 
-    def curve(self, alpha: float, n: int) -> list[tuple[float, float]]:
-        """What is known of an alpha: (log sigma, error), ascending."""
-        known = self.known.get(n, {}).get(alpha, {})
-        return sorted((math.log(sigma), estimate.error) for sigma, estimate in known.items())
+    def along(self, alpha: float) -> Curve:
+        """The errors of one alpha."""
+        if alpha not in self.curves:
+
+            def measure(sigma: float, n: int) -> Estimate:
+                return self.measure(alpha, sigma, n)
+
+            self.curves[alpha] = Curve(measure, self.total, self.bottom, self.grain)
+        return self.curves[alpha]
 
     @property
     def tests(self) -> int:
         """Points that were measured."""
-        return sum(len(known) for by_alpha in self.known.values() for known in by_alpha.values())
+        return sum(curve.tests for curve in self.curves.values())
 
 
-def root(land: Landscape, alpha: float, epsilon: float, n: int, guess: float) -> Root | None:
-    """Sigma at which the error is epsilon, 1 where it is less there; None where the smallest sigma is too large.
-
-    Args:
-        land: the errors.
-        alpha: where.
-        epsilon: the error allowed.
-        n: examples.
-        guess: log sigma to begin with.
-    """
-    bottom = math.log(land.floor)
-    guess = min(0.0, max(bottom, guess))
-    low, high = _bracket(land, alpha, epsilon, n)
-    step = 0.3
-    while low is None:
-        x = guess if high is None else max(bottom, high[0] - step)
-        if not _passes(land, alpha, x, epsilon, n) and x <= bottom:
-            return None
-        step *= 2
-        low, high = _bracket(land, alpha, epsilon, n)
-    step = 0.3
-    while high is None:
-        if low[0] >= 0:
-            return Root(0.0, math.nan, 0.0)
-        _passes(land, alpha, min(0.0, low[0] + step), epsilon, n)
-        step *= 2
-        low, high = _bracket(land, alpha, epsilon, n)
-        assert low is not None
-    for turn in range(40):
-        gap = high[0] - low[0]
-        if gap <= WIDTH and (gap <= NARROW or n < land.total or high[1] - low[1] >= SMOOTH * land.grain):
-            break
-        middle = low[0] + gap * (epsilon - low[1]) / (high[1] - low[1])
-        if turn % 4 == 3:
-            middle = low[0] + gap / 2
-        elif turn % 2:  # just beyond, so that the root is between this point and the last
-            middle += 0.8 * WIDTH if middle - low[0] < high[0] - middle else -0.8 * WIDTH
-        _passes(land, alpha, min(high[0] - 0.05 * gap, max(low[0] + 0.05 * gap, middle)), epsilon, n)
-        low, high = _bracket(land, alpha, epsilon, n)
-        assert low is not None
-        assert high is not None
-    log_sigma = low[0] + (high[0] - low[0]) * (epsilon - low[1]) / (high[1] - low[1])
-    slope = _slope(land.curve(alpha, n), log_sigma)
-    spread = max(land.at(alpha, math.exp(x), n).spread for x in (low[0], high[0]))
-    return Root(log_sigma, slope, 2 * Z * spread / slope)
-
-
-def _passes(land: Landscape, alpha: float, x: float, epsilon: float, n: int) -> bool:
-    return land.at(alpha, math.exp(x), n).error <= epsilon
-
-
-def _bracket(
-    land: Landscape, alpha: float, epsilon: float, n: int
-) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """The smallest sigma known to fail, and the largest below it known to pass."""
-    curve = land.curve(alpha, n)
-    high = next((point for point in curve if point[1] > epsilon), None)
-    low = [point for point in curve if point[1] <= epsilon and (high is None or point[0] < high[0])]
-    return (low[-1] if low else None), high
-
-
-def _slope(curve: Sequence[tuple[float, float]], x: float) -> float:
-    """Of the error in log sigma: between points on both sides, far enough apart that steps do not matter."""
-    below = [p for p in curve if p[0] <= x - WIDTH / 2] or [curve[0]]
-    above = [p for p in curve if p[0] >= x + WIDTH / 2] or [curve[-1]]
-    (a, low), (b, high) = below[-1], above[0]
-    return max((high - low) / (b - a), 1e-6) if b > a else 1e-6
-
-
-def search(land: Landscape, epsilon: float, *, tolerance: float, seed: int, hint: float | None = None) -> Found:
+def search(land: Landscape, epsilon: float, *, tolerance: float, seed: int, before: Found | None = None) -> Found:
     """The feasible point with the least alpha / sigma.
 
     Args:
@@ -202,164 +111,158 @@ def search(land: Landscape, epsilon: float, *, tolerance: float, seed: int, hint
         epsilon: the error allowed.
         tolerance: relative, of alpha² / sigma².
         seed: of the order in which alphas are tried.
-        hint: an alpha that is likely to be good; it is tried first.
+        before: what was found at a smaller epsilon: alphas are then tried in the order that its points promise.
     """
     at_zero = _zero(land, epsilon)
     if at_zero is not None:
         return at_zero
     n = min(land.first, land.total)
     order = np.random.default_rng(derive(seed, "alphas")).permutation(len(ALPHAS))
-    alphas = [] if hint is None else [hint]
-    alphas += [ALPHAS[i] for i in order]
-    roots: dict[float, Root] = {}
-    while not roots:
-        guess = math.log(max(land.floor, min(1.0, 0.3 * land.size)))
-        for alpha in alphas:
-            _try(land, alpha, epsilon, n, roots, guess)
-        if not roots and (n == land.total or not _maybe(land, alphas, epsilon, n)):
+    alphas = [ALPHAS[i] for i in order]
+    if before is not None and before.slope > 0:
+        alphas = sorted({*alphas, before.alpha}, key=lambda alpha: -_promise(land, alpha, epsilon, n, before.slope))
+    ascent = _Ascent(land, epsilon, tolerance)
+    while not ascent.start(alphas, n):
+        if n == land.total or not _maybe(land, alphas, epsilon, n):
             return Found("infeasible", examples=n)
-        if not roots:
-            n = min(4 * n, land.total)
-    best = _refine(land, epsilon, n, roots, alphas, tolerance)
+        n = min(4 * n, land.total)
+    best = ascent.climb(STEP if ascent.best > min(ALPHAS) else math.log(2))
     wanted = COARSE * tolerance
-    while n < land.total and roots[best].half > wanted:
-        needed = _needed(land, best, roots[best], n, wanted)
+    while n < land.total and ascent.roots[best].half > wanted:
+        needed = _needed(land, ascent.roots[best], n, wanted)
         n = land.total if 2 * needed > land.total else max(2 * n, needed)
-        rivals = [a for a, r in roots.items() if _ratio(r, a) > _ratio(roots[best], best) - roots[best].half]
-        guesses, roots = roots, {}
-        for alpha in sorted(rivals, key=lambda a: -_ratio(guesses[a], a)):
-            _try(land, alpha, epsilon, n, roots, guesses[alpha].log_sigma)
-        if not roots:  # what few examples allowed, more do not
-            return search_from(land, epsilon, n, alphas, tolerance)
-        best = _refine(land, epsilon, n, roots, alphas, tolerance)
-    return _finish(land, best, roots[best], epsilon, n, tolerance)
+        if not ascent.again(n):  # what few examples allowed, more do not
+            n = land.total
+            if not ascent.start(alphas, n):
+                return Found("infeasible", examples=n)
+        best = ascent.climb(2 * ascent.accuracy)
+    x = finish(land.along(best), ascent.roots[best], epsilon, tolerance)
+    if x is None:
+        return Found("infeasible", examples=n)
+    return Found("feasible", best, math.exp(x), ascent.roots[best].slope, n)
 
 
-def search_from(land: Landscape, epsilon: float, n: int, alphas: Sequence[float], tolerance: float) -> Found:
-    """The search again, on all examples: where epsilon lies within what few of them leave open."""
-    roots: dict[float, Root] = {}
-    for alpha in alphas:
-        _try(land, alpha, epsilon, land.total, roots, math.log(max(land.floor, min(1.0, 0.1 * land.size))))
-    if not roots:
-        return Found("infeasible", examples=land.total)
-    best = _refine(land, epsilon, land.total, roots, alphas, tolerance)
-    return _finish(land, best, roots[best], epsilon, land.total, tolerance)
+def largest_sigma(land: Landscape, epsilon: float, *, tolerance: float) -> float:
+    """The largest sigma that is allowed at alpha = 1 on all examples; NaN where the smallest is not."""
+    curve, n = land.along(1.0), min(land.first, land.total)
+    found = crossing(curve, epsilon, n, land.guess)
+    x = finish(curve, found or Root(land.bottom, 0.1, 0.0), epsilon, tolerance)
+    return math.nan if x is None else math.exp(x)
 
 
-def _ratio(found: Root, alpha: float) -> float:
-    return found.log_sigma - math.log(alpha)
+@dataclass
+class _Ascent:
+    """The way to the alpha of the largest sigma / alpha, on one subsample after the other.
 
+    Attributes:
+        roots: of the alphas that were the best when they were tried, on the present subsample.
+    """
 
-def _try(
-    land: Landscape, alpha: float, epsilon: float, n: int, roots: dict[float, Root], guess: float
-) -> Root | None:
-    """Find the root of an alpha that is better than all others; None of one that is not."""
-    if alpha in roots:
-        return roots[alpha]
-    if roots:
-        guess = max(_ratio(r, a) for a, r in roots.items()) + math.log(alpha)
-        if guess >= 0 or not _passes(land, alpha, guess, epsilon, n):
-            return None
-    found = root(land, alpha, epsilon, n, guess)
-    if found is not None:
-        roots[alpha] = found
-    return found
+    land: Landscape
+    epsilon: float
+    tolerance: float
+    n: int = 0
+    roots: dict[float, Root] = field(default_factory=dict)
 
+    @property
+    def accuracy(self) -> float:
+        """Of log alpha; the ratio is flat around its maximum."""
+        return max(0.02, min(0.1, math.sqrt(self.tolerance) / 3))
 
-def _refine(
-    land: Landscape,
-    epsilon: float,
-    n: int,
-    roots: dict[float, Root],
-    alphas: Sequence[float],
-    tolerance: float,
-) -> float:
-    """Look for the best alpha between its neighbors, and below the smallest; the roots found are added."""
+    @property
+    def best(self) -> float:
+        return max(self.roots, key=self.ratio)
 
-    def best() -> float:
-        return max(roots, key=lambda alpha: _ratio(roots[alpha], alpha))
+    def ratio(self, alpha: float) -> float:
+        """Log of sigma / alpha."""
+        return self.roots[alpha].log_sigma - math.log(alpha)
 
-    while best() <= min(alphas) and best() > 1e-6:  # down, until it is worse
-        lower = best() / 2
-        if _try(land, lower, epsilon, n, roots, 0.0) is None:
-            break
-    around = sorted({*alphas, *roots, best() / 2, 1.0})
-    place = around.index(best())
-    bounds = math.log(around[place - 1]), math.log(around[min(place + 1, len(around) - 1)])
+    def start(self, alphas: Sequence[float], n: int) -> bool:
+        """Try alphas; whether one is feasible."""
+        self.n, self.roots = n, {}
+        for alpha in alphas:
+            self.attempt(alpha, self.land.guess)
+        return bool(self.roots)
 
-    def height(x: float) -> float:
-        alpha = math.exp(x)
-        found = root(land, alpha, epsilon, n, _ratio(roots[best()], best()) + x)
-        if found is None:
-            return 50.0 - x  # so that the search goes up, where it is feasible
-        roots[alpha] = found
-        return -_ratio(found, alpha)
+    def again(self, n: int) -> bool:
+        """Try those that may be the best on more examples; whether one is feasible."""
+        old, least = self.roots, self.ratio(self.best) - self.roots[self.best].half
+        rivals = sorted((a for a in old if self.ratio(a) > least), key=self.ratio, reverse=True)
+        self.n, self.roots = n, {}
+        for alpha in rivals:
+            self.attempt(alpha, old[alpha].log_sigma)
+        return bool(self.roots)
 
-    accuracy = max(0.02, min(0.1, math.sqrt(tolerance) / 3))
-    minimize_scalar(height, bounds=bounds, method="bounded", options={"xatol": accuracy, "maxiter": 12})
-    return best()
+    def climb(self, step: float) -> float:
+        """From the best alpha to its neighbors as long as they are better, then in smaller steps."""
+        top = self.best
+        while step >= self.accuracy:
+            top = self.best
+            for alpha in (min(1.0, top * math.exp(step)), top * math.exp(-step)):
+                if alpha > 1e-6:
+                    self.attempt(alpha, 0.0)
+            if self.best == top:
+                step /= 2
+        for place in (1, 2, 3):  # few examples and draws make it rough
+            for alpha in (top * math.exp(place * self.accuracy), top * math.exp(-place * self.accuracy)):
+                if 1e-6 < alpha <= 1:
+                    self.attempt(alpha, 0.0)
+        return self.best
+
+    def attempt(self, alpha: float, guess: float) -> None:
+        """Find the root of an alpha that is better than all others, by more than counts; no more than see that of one
+        that is not."""
+        if alpha in self.roots:
+            return
+        curve = self.land.along(alpha)
+        if self.roots:
+            guess = self.ratio(self.best) + math.log(alpha) + self.tolerance / 8
+            if guess >= 0 or not curve.passes(guess, self.epsilon, self.n):
+                return
+        found = crossing(curve, self.epsilon, self.n, guess)
+        if found is not None:
+            self.roots[alpha] = found
 
 
 def _zero(land: Landscape, epsilon: float) -> Found | None:
     """alpha = 0, if it is feasible at any sigma: a few hundred examples tell, unless it is close."""
-    n = min(land.first, land.total)
+    curve, n = land.along(0.0), min(land.first, land.total)
     while True:
-        tiny = land.at(0.0, land.floor, n)
+        tiny = curve.at(curve.bottom, n)
         if abs(tiny.error - epsilon) > SURE * tiny.spread or n >= land.total:
             break
         n = min(4 * n, land.total)
     if tiny.error > epsilon:
         return None
-    found = root(land, 0.0, epsilon, n, math.log(max(land.floor, min(1.0, 0.3 * land.size))))
-    x = math.log(land.floor) if found is None else found.log_sigma
+    found = crossing(curve, epsilon, n, land.guess)
+    x = curve.bottom if found is None else found.log_sigma
     back = 0.0 if found is None else max(found.half, WIDTH) * (x < 0 and n < land.total)
     while True:
-        x = max(math.log(land.floor), x - back)
-        if _passes(land, 0.0, x, epsilon, land.total):
+        x = max(curve.bottom, x - back)
+        if curve.at(x, land.total).error <= epsilon:
             return Found("alpha-zero", 0.0, math.exp(x), examples=n)
-        if x <= math.log(land.floor):
+        if x <= curve.bottom:
             return None
         back = max(2 * back, WIDTH)
 
 
+def _promise(land: Landscape, alpha: float, epsilon: float, n: int, slope: float) -> float:
+    """Log of sigma / alpha at epsilon, from the point nearest to it and the slope of the error in log sigma."""
+    points = land.along(alpha).points(n)
+    if not points:
+        return -math.inf
+    x, error = min(points, key=lambda point: abs(point[1] - epsilon))
+    return x + (epsilon - error) / slope - math.log(alpha)
+
+
 def _maybe(land: Landscape, alphas: Sequence[float], epsilon: float, n: int) -> bool:
     """Whether more examples might find a feasible alpha."""
-    points = (land.at(alpha, land.floor, n) for alpha in alphas)
+    points = (land.along(alpha).at(land.bottom, n) for alpha in alphas)
     return any(point.error - SURE * point.spread <= epsilon for point in points)
 
 
-def _needed(land: Landscape, alpha: float, found: Root, n: int, wanted: float) -> int:
+def _needed(land: Landscape, found: Root, n: int, wanted: float) -> int:
     """Examples for an interval of sigma that is narrow enough."""
     spread = found.half * found.slope / (2 * Z)
     variance = spread**2 / (1 / n - 1 / land.total)
     return math.ceil(1.1 / ((wanted * found.slope / (2 * Z)) ** 2 / variance + 1 / land.total))
-
-
-def _finish(land: Landscape, alpha: float, found: Root, epsilon: float, n: int, tolerance: float) -> Found:
-    """The largest sigma that is feasible on all examples, by secants: at most the tolerance short of it."""
-    x, slope, bottom = found.log_sigma, found.slope, math.log(land.floor)
-    if math.isnan(slope):  # sigma = 1
-        if _passes(land, alpha, 0.0, epsilon, land.total):
-            return Found("feasible", alpha, 1.0, slope, n)
-        slope = 0.1
-    room = tolerance / 2  # what may be lost in log sigma; the middle of it is aimed at
-    # the slope tells how close the root is, unless the error goes in steps that one sees
-    near = epsilon - room * slope if room * slope > STEPS * land.grain else math.inf
-    for turn in range(30):
-        error = land.at(alpha, math.exp(x), land.total).error
-        low, high = _bracket(land, alpha, epsilon, land.total)
-        if low is not None and (low[0] >= 0 or low[1] >= near or (high is not None and high[0] - low[0] <= room)):
-            break
-        if low is None and high is not None and high[0] <= bottom:
-            return Found("infeasible", examples=n)
-        if low is not None and high is not None:
-            fraction = (epsilon - room / 2 * slope - low[1]) / (high[1] - low[1])
-            fraction = 0.5 if turn % 3 == 2 else min(0.9, max(0.1, fraction))
-            x = low[0] + fraction * (high[0] - low[0])
-        else:
-            step = (epsilon - room / 2 * slope - error) / slope
-            x = min(0.0, max(bottom, x + math.copysign(max(abs(step), room), step)))
-    low, _ = _bracket(land, alpha, epsilon, land.total)
-    if low is None:
-        return Found("infeasible", examples=n)
-    return Found("feasible", alpha, math.exp(low[0]), slope, n)
