@@ -281,6 +281,7 @@ def test_subsamples_of_many_examples_give_what_all_give(monkeypatch: pytest.Monk
         "batch_size": 128,
         "relative_tolerance": tolerance,
     }
+    monkeypatch.setattr("netopsy.probes.criticality_search.ENOUGH", 1500)
     few = only(criticality(trained(), (x, y), **options))
     monkeypatch.setattr(module, "FEW", 10_000)
     whole = only(criticality(trained(), (x, y), **options))

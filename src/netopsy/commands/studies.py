@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from netopsy.studies import layers, layers_pictures, units, units_pictures
+from netopsy.studies import criticality, criticality_pictures, layers, layers_pictures, units, units_pictures
 from netopsy.studies.claims import Verdict
+
+STUDIES: Mapping[str, tuple[ModuleType, ModuleType]] = {
+    "layers": (layers, layers_pictures),
+    "units": (units, units_pictures),
+    "criticality": (criticality, criticality_pictures),
+}
+"""Paper -> where it is run, and where its pictures are drawn."""
 
 
 def run(
     paper: str, folder: Path, *, report: Callable[..., Any], drawing: Callable[[], object], **how: Any
 ) -> list[Verdict | Path]:
     """The verdicts, then the pictures that were drawn; `how` goes to the study's own `run`."""
-    if paper == "units":
-        units_study = units.run(folder, report=report, **how)
-        drawing()
-        return [*units_study.verdicts.values(), *units_pictures.draw(units_study, folder / "pictures")]
-    layers_study = layers.run(folder, report=report, **how)
+    study, pictures = STUDIES[paper]
+    found = study.run(folder, report=report, **how)
     drawing()
-    return [*layers_study.verdicts.values(), *layers_pictures.draw(layers_study, folder / "pictures")]
+    return [*found.verdicts.values(), *pictures.draw(found, folder / "pictures")]

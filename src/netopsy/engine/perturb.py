@@ -67,6 +67,17 @@ class Measured:
             return 0.0
         return math.sqrt(float(self.errors.var(ddof=1)) / n * (1 - n / self.total)) if n > 1 else math.inf
 
+    def beside(self, anchor: Measured) -> tuple[float, float]:
+        """The error and its standard error, from how the examples differ from those of a point measured on all.
+
+        Where too few examples differ to say how much more differ elsewhere, the standard error is that of one draw of
+        one example.
+        """
+        n, k = len(self.errors), len(self.draws)
+        apart = self.errors - anchor.errors[:n]
+        variance = max(float(apart.var(ddof=1)), 1 / (n * k**2)) if n > 1 else math.inf
+        return anchor.error + float(apart.mean()), math.sqrt(variance / n * max(0.0, 1 - n / self.total))
+
 
 @dataclass(frozen=True, eq=False)
 class _Part:

@@ -21,7 +21,7 @@ from netopsy._checks import NetopsyError, at_least, inside
 from netopsy._random import derive
 from netopsy._typing import FloatArray
 from netopsy.engine.execution import Engine
-from netopsy.engine.perturb import Surroundings
+from netopsy.engine.perturb import Measured, Surroundings
 from netopsy.network.sites import SiteSpec, find_sites, parameter_count
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
@@ -29,7 +29,7 @@ from netopsy.probes.arguments import described
 from netopsy.probes.criticality_lines import open_lines, read_start
 from netopsy.probes.criticality_result import CriticalityResult
 from netopsy.probes.criticality_search import FEW, Found, Landscape, largest_sigma, search
-from netopsy.probes.crossing import Estimate
+from netopsy.probes.crossing import Estimate, Sample
 from netopsy.probes.valley import ALPHAS, default_sigmas, grid_rows
 
 
@@ -103,8 +103,8 @@ def criticality(
                 "parameters": parameter_count(model, site),
             }
             fixed = site.name in data.idle or around.line.is_still()
-            land, draws = _landscape(around, first)
-            part = _module(around, land, draws, levels, relative_tolerance, confidence, seed, fixed)
+            land, whole = _landscape(around, first)
+            part = _module(around, land, whole, levels, relative_tolerance, confidence, seed, fixed)
             if end_sigma and math.isfinite(head["distance"]):
                 for row in part:
                     row["end_sigma"] = largest_sigma(land, row["epsilon"], tolerance=relative_tolerance)
@@ -156,24 +156,26 @@ def _read_levels(epsilon: float | Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
-def _landscape(around: Surroundings, first: int) -> tuple[Landscape, dict[tuple[float, float], FloatArray]]:
-    """A site's errors; and, of points that are measured on all data, those of each draw."""
+def _landscape(around: Surroundings, first: int) -> tuple[Landscape, dict[tuple[float, float], Measured]]:
+    """A site's errors; and the points that were measured on all data."""
     line, total = around.line, around.total
-    draws: dict[tuple[float, float], FloatArray] = {}
+    whole: dict[tuple[float, float], Measured] = {}
 
-    def measure(alpha: float, sigma: float, n: int) -> Estimate:
-        (found,) = around.measure([(alpha, sigma)], n)
-        if n >= total:
-            draws[alpha, sigma] = found.draws
+    def measure(alpha: float, sigma: float, sample: Sample) -> Estimate:
+        (found,) = around.measure([(alpha, sigma)], sample.size)
+        if sample.size >= total:
+            whole[alpha, sigma] = found
+        if sample.anchor is not None:
+            return Estimate(*found.beside(whole[sample.anchor]))
         return Estimate(found.error, found.spread)
 
-    return Landscape(measure, total, line.size() or 1.0, first, 1 / (total * len(line.seeds))), draws
+    return Landscape(measure, total, line.size() or 1.0, first, 1 / (total * len(line.seeds))), whole
 
 
 def _module(
     around: Surroundings,
     land: Landscape,
-    draws: Mapping[tuple[float, float], FloatArray],
+    whole: Mapping[tuple[float, float], Measured],
     levels: Sequence[float],
     tolerance: float,
     confidence: float,
@@ -199,7 +201,7 @@ def _module(
             found = before  # what a smaller error allowed, a larger one does
         if found.status != "infeasible":
             before = found
-        mine = draws[found.alpha, found.sigma] if found.status != "infeasible" else None
+        mine = whole[found.alpha, found.sigma].draws if found.status != "infeasible" else None
         if mine is None:  # what there is to say: the trained network's error
             (trained,) = around.measure([(1.0, 0.0)], around.total)
             rows[epsilon] = _row(found.status, found, math.nan, None, confidence) | {"error": trained.error}

@@ -4,8 +4,9 @@ For each alpha there is a largest feasible sigma, and mu is least where the rati
 
 - An alpha is worth a root-finding in sigma only if it is feasible at sigma = alpha r with the best ratio r so far.
 - The ratio's maximum over alpha is flat: few examples tell its place; its height needs many. So alpha is sought on a
-  subsample, which grows until sigma's interval (from the slope of the error) is a few tolerances wide; the last steps
-  in sigma, for which the slope is known, are made on all examples.
+  subsample. The best point is then measured on all examples and made the subsample's anchor (`crossing.Sample`); if
+  sigma's interval is still wider than a few tolerances, the subsample grows. The last steps in sigma, for which the
+  slope is known, are made on all examples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from netopsy._random import derive
-from netopsy.probes.crossing import WIDTH, Curve, Estimate, Root, Z, crossing, finish
+from netopsy.probes.crossing import Curve, Estimate, Root, Sample, Z, crossing, finish
 
 ALPHAS = (1.0, 0.8, 0.65, 0.5, 0.4, 0.32, 0.25, 0.2, 0.15, 0.11, 0.08, 0.05, 0.03, 0.015, 0.005)
 """Where the search over alpha begins; it goes on between them, and below the last."""
@@ -31,6 +32,18 @@ SURE = 4.0
 
 COARSE = 6.0
 """Tolerances that the interval on the subsample may be wide on either side; all examples do the rest."""
+
+ANCHORS = 3
+"""Points of one search that are measured on all examples for the subsample's sake, at most."""
+
+ENOUGH = 8192
+"""Examples by which the last choice of alpha is made: between neighbors few of them tell less than their noise."""
+
+BACK = math.log(3)
+"""Step in log sigma from one sigma to the next where alpha = 0 is allowed."""
+
+APART, PLACES = 0.2, 2
+"""Distance in log alpha of the places of a parabola, and how many there are on either side of its middle."""
 
 STEP = 0.16
 """First step in log alpha between the alphas of the grid."""
@@ -63,14 +76,14 @@ class Landscape:
     """Errors over alpha and sigma, each measured once: several epsilon share them.
 
     Attributes:
-        measure: (alpha, sigma, examples) -> the error on the first of them.
+        measure: (alpha, sigma, sample) -> the error.
         total: examples there are.
         size: of the module's values: the scale of sigma.
         first: examples to begin with.
         grain: the least change of the error on all examples.
     """
 
-    measure: Callable[[float, float, int], Estimate]
+    measure: Callable[[float, float, Sample], Estimate]
     total: int
     size: float
     first: int = FEW
@@ -83,6 +96,11 @@ class Landscape:
         return math.log(min(1.0, SMALLEST * self.size))
 
     @property
+    def few(self) -> Sample:
+        """What a search begins with."""
+        return Sample(min(self.first, self.total))
+
+    @property
     def guess(self) -> float:
         """Log sigma to begin with where nothing is known."""
         return math.log(min(1.0, 0.3 * self.size))
@@ -91,8 +109,8 @@ class Landscape:
         """The errors of one alpha."""
         if alpha not in self.curves:
 
-            def measure(sigma: float, n: int) -> Estimate:
-                return self.measure(alpha, sigma, n)
+            def measure(sigma: float, sample: Sample) -> Estimate:
+                return self.measure(alpha, sigma, sample)
 
             self.curves[alpha] = Curve(measure, self.total, self.bottom, self.grain)
         return self.curves[alpha]
@@ -116,36 +134,63 @@ def search(land: Landscape, epsilon: float, *, tolerance: float, seed: int, befo
     at_zero = _zero(land, epsilon)
     if at_zero is not None:
         return at_zero
-    n = min(land.first, land.total)
+    sample = land.few
     order = np.random.default_rng(derive(seed, "alphas")).permutation(len(ALPHAS))
     alphas = [ALPHAS[i] for i in order]
     if before is not None and before.slope > 0:
-        alphas = sorted({*alphas, before.alpha}, key=lambda alpha: -_promise(land, alpha, epsilon, n, before.slope))
+        alphas = sorted({*alphas, before.alpha}, key=lambda a: -_promise(land, a, epsilon, sample, before.slope))
     ascent = _Ascent(land, epsilon, tolerance)
-    while not ascent.start(alphas, n):
-        if n == land.total or not _maybe(land, alphas, epsilon, n):
-            return Found("infeasible", examples=n)
-        n = min(4 * n, land.total)
+    while not ascent.start(alphas, sample):
+        if sample.size == land.total or not _maybe(land, alphas, epsilon, sample):
+            return Found("infeasible", examples=sample.size)
+        sample = Sample(min(4 * sample.size, land.total))
     best = ascent.climb(STEP if ascent.best > min(ALPHAS) else math.log(2))
-    wanted = COARSE * tolerance
-    while n < land.total and ascent.roots[best].half > wanted:
-        needed = _needed(land, ascent.roots[best], n, wanted)
-        n = land.total if 2 * needed > land.total else max(2 * n, needed)
-        if not ascent.again(n):  # what few examples allowed, more do not
-            n = land.total
-            if not ascent.start(alphas, n):
-                return Found("infeasible", examples=n)
-        best = ascent.climb(2 * ascent.accuracy)
-    x = finish(land.along(best), ascent.roots[best], epsilon, tolerance)
+    found, size = ascent.roots[best], sample.size
+    if size < land.total:
+        narrowed = _narrowed(ascent, best)
+        if narrowed is None:  # what few examples allowed, more do not
+            if not ascent.start(alphas, Sample(land.total)):
+                return Found("infeasible", examples=land.total)
+            best = ascent.climb(2 * ascent.accuracy)
+            narrowed = best, ascent.roots[best]
+        (best, found), size = narrowed, ascent.sample.size
+    x = finish(land.along(best), found, epsilon, tolerance)
     if x is None:
-        return Found("infeasible", examples=n)
-    return Found("feasible", best, math.exp(x), ascent.roots[best].slope, n)
+        return Found("infeasible", examples=size)
+    return Found("feasible", best, math.exp(x), found.slope, size)
+
+
+def _narrowed(ascent: _Ascent, best: float) -> tuple[float, Root] | None:
+    """The best alpha and its root by more examples, beside an anchor; None where these allow no alpha."""
+    land, anchor = ascent.land, None
+    for _ in range(ANCHORS):
+        found = ascent.roots[best]
+        anchor = best, math.exp(found.log_sigma)
+        land.along(best).at(found.log_sigma, Sample(land.total))
+        if not ascent.again(Sample(land.few.size, anchor)):
+            return None
+        best = ascent.climb(2 * ascent.accuracy)
+        if _near(anchor, best, ascent.roots[best]):
+            break
+    size = max(ENOUGH, _needed(land, ascent.roots[best], land.few.size, COARSE * ascent.tolerance))
+    all_of_them = 2 * size > land.total
+    if not ascent.again(Sample(land.total) if all_of_them else Sample(size, anchor)):
+        return None
+    if all_of_them:
+        best = ascent.climb(2 * ascent.accuracy)
+        return best, ascent.roots[best]
+    return ascent.smoothed()
+
+
+def _near(anchor: tuple[float, float], alpha: float, found: Root) -> bool:
+    """Whether a point is a neighbor of the anchor; what differs between others is as unsure as an error."""
+    return max(abs(math.log(alpha / anchor[0])), abs(found.log_sigma - math.log(anchor[1]))) < 2 * STEP
 
 
 def largest_sigma(land: Landscape, epsilon: float, *, tolerance: float) -> float:
     """The largest sigma that is allowed at alpha = 1 on all examples; NaN where the smallest is not."""
-    curve, n = land.along(1.0), min(land.first, land.total)
-    found = crossing(curve, epsilon, n, land.guess)
+    curve = land.along(1.0)
+    found = crossing(curve, epsilon, land.few, land.guess)
     x = finish(curve, found or Root(land.bottom, 0.1, 0.0), epsilon, tolerance)
     return math.nan if x is None else math.exp(x)
 
@@ -161,7 +206,7 @@ class _Ascent:
     land: Landscape
     epsilon: float
     tolerance: float
-    n: int = 0
+    sample: Sample = field(default_factory=lambda: Sample(0))
     roots: dict[float, Root] = field(default_factory=dict)
 
     @property
@@ -177,18 +222,18 @@ class _Ascent:
         """Log of sigma / alpha."""
         return self.roots[alpha].log_sigma - math.log(alpha)
 
-    def start(self, alphas: Sequence[float], n: int) -> bool:
+    def start(self, alphas: Sequence[float], sample: Sample) -> bool:
         """Try alphas; whether one is feasible."""
-        self.n, self.roots = n, {}
+        self.sample, self.roots = sample, {}
         for alpha in alphas:
             self.attempt(alpha, self.land.guess)
         return bool(self.roots)
 
-    def again(self, n: int) -> bool:
+    def again(self, sample: Sample) -> bool:
         """Try those that may be the best on more examples; whether one is feasible."""
         old, least = self.roots, self.ratio(self.best) - self.roots[self.best].half
         rivals = sorted((a for a in old if self.ratio(a) > least), key=self.ratio, reverse=True)
-        self.n, self.roots = n, {}
+        self.sample, self.roots = sample, {}
         for alpha in rivals:
             self.attempt(alpha, old[alpha].log_sigma)
         return bool(self.roots)
@@ -209,6 +254,34 @@ class _Ascent:
                     self.attempt(alpha, 0.0)
         return self.best
 
+    def smoothed(self) -> tuple[float, Root]:
+        """The top of a parabola through log ratios around the best alpha: the noise of single ones would mislead."""
+        middle = self.best
+        for _ in range(PLACES):
+            places = (min(1.0, middle * math.exp(place * APART)) for place in range(-PLACES, PLACES + 1))
+            around = sorted({alpha for alpha in places if self.root(alpha) is not None})
+            if len(around) < PLACES + 2 or any(math.isnan(self.roots[alpha].slope) for alpha in around):
+                break
+            heights = [self.ratio(alpha) for alpha in around]
+            _, rise, bend = np.polynomial.polynomial.polyfit(np.log(around) - math.log(middle), heights, 2)
+            if bend >= 0:
+                break
+            top = min(1.0, middle * math.exp(min(1.0, max(-1.0, -rise / (2 * bend)))))
+            middle = min(around[-1], max(around[0], top))
+            if middle == top:
+                found = self.root(top)
+                return (self.best, self.roots[self.best]) if found is None else (top, found)
+        return self.best, self.roots[self.best]
+
+    def root(self, alpha: float) -> Root | None:
+        """Of an alpha near the best one, better or not."""
+        if alpha not in self.roots:
+            guess, slope = self.ratio(self.best) + math.log(alpha), self.roots[self.best].slope
+            found = crossing(self.land.along(alpha), self.epsilon, self.sample, guess, slope)
+            if found is not None:
+                self.roots[alpha] = found
+        return self.roots.get(alpha)
+
     def attempt(self, alpha: float, guess: float) -> None:
         """Find the root of an alpha that is better than all others, by more than counts; no more than see that of one
         that is not."""
@@ -217,47 +290,46 @@ class _Ascent:
         curve = self.land.along(alpha)
         if self.roots:
             guess = self.ratio(self.best) + math.log(alpha) + self.tolerance / 8
-            if guess >= 0 or not curve.passes(guess, self.epsilon, self.n):
+            if guess >= 0 or not curve.passes(guess, self.epsilon, self.sample):
                 return
-        found = crossing(curve, self.epsilon, self.n, guess)
+        slope = self.roots[self.best].slope if self.roots else math.nan
+        found = crossing(curve, self.epsilon, self.sample, guess, slope)
         if found is not None:
             self.roots[alpha] = found
 
 
 def _zero(land: Landscape, epsilon: float) -> Found | None:
     """alpha = 0, if it is feasible at any sigma: a few hundred examples tell, unless it is close."""
-    curve, n = land.along(0.0), min(land.first, land.total)
+    curve, sample = land.along(0.0), land.few
     while True:
-        tiny = curve.at(curve.bottom, n)
-        if abs(tiny.error - epsilon) > SURE * tiny.spread or n >= land.total:
+        tiny = curve.at(curve.bottom, sample)
+        if abs(tiny.error - epsilon) > SURE * tiny.spread or sample.size >= land.total:
             break
-        n = min(4 * n, land.total)
+        sample = Sample(min(4 * sample.size, land.total))
     if tiny.error > epsilon:
         return None
-    found = crossing(curve, epsilon, n, land.guess)
-    x = curve.bottom if found is None else found.log_sigma
-    back = 0.0 if found is None else max(found.half, WIDTH) * (x < 0 and n < land.total)
-    while True:
-        x = max(curve.bottom, x - back)
-        if curve.at(x, land.total).error <= epsilon:
-            return Found("alpha-zero", 0.0, math.exp(x), examples=n)
-        if x <= curve.bottom:
-            return None
-        back = max(2 * back, WIDTH)
+    x = 0.0  # mu is 0 whatever sigma: how much noise it bears is told to a factor
+    while x > curve.bottom and not (
+        curve.passes(x, epsilon, land.few) and curve.at(x, Sample(land.total)).error <= epsilon
+    ):
+        x = max(curve.bottom, x - BACK)
+    if x <= curve.bottom and curve.at(x, Sample(land.total)).error > epsilon:
+        return None
+    return Found("alpha-zero", 0.0, math.exp(x), examples=sample.size)
 
 
-def _promise(land: Landscape, alpha: float, epsilon: float, n: int, slope: float) -> float:
+def _promise(land: Landscape, alpha: float, epsilon: float, sample: Sample, slope: float) -> float:
     """Log of sigma / alpha at epsilon, from the point nearest to it and the slope of the error in log sigma."""
-    points = land.along(alpha).points(n)
+    points = land.along(alpha).points(sample)
     if not points:
         return -math.inf
     x, error = min(points, key=lambda point: abs(point[1] - epsilon))
     return x + (epsilon - error) / slope - math.log(alpha)
 
 
-def _maybe(land: Landscape, alphas: Sequence[float], epsilon: float, n: int) -> bool:
+def _maybe(land: Landscape, alphas: Sequence[float], epsilon: float, sample: Sample) -> bool:
     """Whether more examples might find a feasible alpha."""
-    points = (land.along(alpha).at(land.bottom, n) for alpha in alphas)
+    points = (land.along(alpha).at(land.bottom, sample) for alpha in alphas)
     return any(point.error - SURE * point.spread <= epsilon for point in points)
 
 

@@ -31,7 +31,7 @@ from netopsy.probes.criticality import criticality as each_alone
 from netopsy.probes.criticality_lines import open_lines, read_start
 from netopsy.probes.criticality_result import CriticalityResult
 from netopsy.probes.criticality_search import SMALLEST
-from netopsy.probes.crossing import Curve, Estimate, Root, crossing, finish
+from netopsy.probes.crossing import Curve, Estimate, Root, Sample, crossing, finish
 from netopsy.probes.joint_lines import Together, check_disjoint
 
 FACTOR = 8.0
@@ -131,15 +131,15 @@ class _Problem:
     def curve(self, choice: _Choice) -> Curve:
         """The error along a common factor on sigma, in units of `FACTOR`."""
 
-        def measure(part: float, n: int) -> Estimate:
-            return self.measure(choice.alphas, self.sigmas(choice, part * FACTOR), n)
+        def measure(part: float, sample: Sample) -> Estimate:
+            return self.measure(choice.alphas, self.sigmas(choice, part * FACTOR), sample.size)
 
         return Curve(measure, self.total, math.log(SMALLEST / FACTOR), self.grain)
 
     def fit(self, choice: _Choice) -> tuple[_Choice, Root, Curve] | None:
         """Sigmas times the largest factor that the subsample allows; None where it allows none."""
         curve = self.curve(choice)
-        found = crossing(curve, self.epsilon, self.few, -math.log(FACTOR))
+        found = crossing(curve, self.epsilon, Sample(self.few), -math.log(FACTOR))
         if found is None:
             return None
         return _Choice(choice.alphas, np.log(self.sigmas(choice, math.exp(found.log_sigma) * FACTOR))), found, curve

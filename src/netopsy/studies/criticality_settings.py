@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from netopsy._random import derive
 from netopsy.data.cifar import cifar10
@@ -39,6 +39,8 @@ class Net:
         width: factor on the units or channels; a quarter of ResNet-18's is the paper's narrowest (Table 4).
         init: of the weights.
         labels: as they are, or with `CORRUPTED` of them drawn again, which training and measuring then both see.
+        measured: examples of each split by which paths and criticality are measured.
+        draws: of the noise, for criticality.
         fit: how it is trained; its seed is the point's.
     """
 
@@ -50,6 +52,8 @@ class Net:
     width: float = 1.0
     init: Init = "torch"
     labels: Labels = "true"
+    measured: int
+    draws: int
     fit: FitConfig
 
     def recipe(self, seed: int) -> FitConfig:
@@ -66,6 +70,11 @@ class Net:
         images, labels = data.train
         wrong = corrupt_labels(labels, CORRUPTED, data.classes, derive(seed, "corrupted"))
         return replace(data, train=(images, wrong))
+
+    def few(self, split: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The examples of a split by which it is measured."""
+        images, labels = split
+        return images[: self.measured], labels[: self.measured]
 
     def factory(self, data: Dataset) -> Callable[[], nn.Module]:
         """What builds the net."""
@@ -100,6 +109,8 @@ NETS: Mapping[Preset, Mapping[str, Net]] = {
             data="fashion-mnist",
             train=10_000,
             test=2000,
+            measured=4000,
+            draws=5,
             fit=_fit(epochs=120, batch_size=128, lr=0.02, drops=(60, 90), loss=0.06, error=0.02),
         ),
         "resnet18": Net(
@@ -107,6 +118,8 @@ NETS: Mapping[Preset, Mapping[str, Net]] = {
             data="fashion-mnist",
             train=2000,
             test=2000,
+            measured=600,
+            draws=2,
             shrink=2,
             width=0.25,
             init="glorot-uniform",
@@ -119,6 +132,8 @@ NETS: Mapping[Preset, Mapping[str, Net]] = {
             data="fashion-mnist",
             train=60_000,
             test=10_000,
+            measured=60_000,
+            draws=10,
             fit=_fit(epochs=600, batch_size=128, lr=0.02, drops=(200, 400), loss=0.06, error=0.02),
         ),
         "resnet18": Net(
@@ -126,6 +141,8 @@ NETS: Mapping[Preset, Mapping[str, Net]] = {
             data="cifar-10",
             train=50_000,
             test=10_000,
+            measured=50_000,
+            draws=10,
             width=0.25,
             init="glorot-uniform",
             fit=_fit(epochs=240, batch_size=128, lr=0.02, drops=(60, 120, 180), loss=0.06, error=0.02),
