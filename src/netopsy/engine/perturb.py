@@ -31,7 +31,7 @@ from netopsy.engine.reducers import digest
 from netopsy.engine.route import Route
 from netopsy.engine.run import Run
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 1024 * 2**20
 """What a site's examples may keep between points; the rest is computed again at each."""
 
 STACKED_BYTES = 16 * 2**20

@@ -45,6 +45,9 @@ BACK = math.log(3)
 APART, PLACES = 0.2, 2
 """Distance in log alpha of the places of a parabola, and how many there are on either side of its middle."""
 
+SHIFTS = 4
+"""Parabolas around one place after the other, until the top of one is in its middle."""
+
 STEP = 0.16
 """First step in log alpha between the alphas of the grid."""
 
@@ -142,7 +145,7 @@ def search(land: Landscape, epsilon: float, *, tolerance: float, seed: int, befo
     ascent = _Ascent(land, epsilon, tolerance)
     while not ascent.start(alphas, sample):
         if sample.size == land.total or not _maybe(land, alphas, epsilon, sample):
-            return Found("infeasible", examples=sample.size)
+            return _end(land, epsilon, tolerance, sample.size)
         sample = Sample(min(4 * sample.size, land.total))
     best = ascent.climb(STEP if ascent.best > min(ALPHAS) else math.log(2))
     found, size = ascent.roots[best], sample.size
@@ -150,14 +153,26 @@ def search(land: Landscape, epsilon: float, *, tolerance: float, seed: int, befo
         narrowed = _narrowed(ascent, best)
         if narrowed is None:  # what few examples allowed, more do not
             if not ascent.start(alphas, Sample(land.total)):
-                return Found("infeasible", examples=land.total)
+                return _end(land, epsilon, tolerance, land.total)
             best = ascent.climb(2 * ascent.accuracy)
             narrowed = best, ascent.roots[best]
         (best, found), size = narrowed, ascent.sample.size
-    x = finish(land.along(best), found, epsilon, tolerance)
-    if x is None:
+    others = sorted(ascent.roots, key=ascent.ratio, reverse=True)
+    for alpha, root in ((best, found), *((alpha, ascent.roots[alpha]) for alpha in others)):
+        x = finish(land.along(alpha), root, epsilon, tolerance)
+        if x is not None:
+            return Found("feasible", alpha, math.exp(x), root.slope, size)
+    return _end(land, epsilon, tolerance, size)
+
+
+def _end(land: Landscape, epsilon: float, tolerance: float, size: int) -> Found:
+    """alpha = 1, where the trained network's own error decides whether anything is feasible."""
+    curve, everything = land.along(1.0), Sample(land.total)
+    root = crossing(curve, epsilon, everything, land.guess)
+    x = None if root is None else finish(curve, root, epsilon, tolerance)
+    if root is None or x is None:
         return Found("infeasible", examples=size)
-    return Found("feasible", best, math.exp(x), found.slope, size)
+    return Found("feasible", 1.0, math.exp(x), root.slope, size)
 
 
 def _narrowed(ascent: _Ascent, best: float) -> tuple[float, Root] | None:
@@ -173,13 +188,13 @@ def _narrowed(ascent: _Ascent, best: float) -> tuple[float, Root] | None:
         if _near(anchor, best, ascent.roots[best]):
             break
     size = max(ENOUGH, _needed(land, ascent.roots[best], land.few.size, COARSE * ascent.tolerance))
-    all_of_them = 2 * size > land.total
-    if not ascent.again(Sample(land.total) if all_of_them else Sample(size, anchor)):
-        return None
-    if all_of_them:
+    if 2 * size > land.total:
+        if not ascent.again(Sample(land.total)):
+            return None
         best = ascent.climb(2 * ascent.accuracy)
         return best, ascent.roots[best]
-    return ascent.smoothed()
+    ascent.roots = {best: ascent.roots[best]}
+    return ascent.smoothed() if ascent.again(Sample(size, anchor)) else None
 
 
 def _near(anchor: tuple[float, float], alpha: float, found: Root) -> bool:
@@ -241,7 +256,8 @@ class _Ascent:
     def climb(self, step: float) -> float:
         """From the best alpha to its neighbors as long as they are better, then in smaller steps."""
         top = self.best
-        while step >= self.accuracy:
+        finest = self.accuracy / 4 if self.sample.size == self.land.total else self.accuracy
+        while step >= finest:
             top = self.best
             for alpha in (min(1.0, top * math.exp(step)), top * math.exp(-step)):
                 if alpha > 1e-6:
@@ -256,21 +272,23 @@ class _Ascent:
 
     def smoothed(self) -> tuple[float, Root]:
         """The top of a parabola through log ratios around the best alpha: the noise of single ones would mislead."""
-        middle = self.best
-        for _ in range(PLACES):
-            places = (min(1.0, middle * math.exp(place * APART)) for place in range(-PLACES, PLACES + 1))
-            around = sorted({alpha for alpha in places if self.root(alpha) is not None})
-            if len(around) < PLACES + 2 or any(math.isnan(self.roots[alpha].slope) for alpha in around):
+        middle = round(math.log(self.best) / APART)
+        for turn in range(SHIFTS):
+            places = range(middle - PLACES, min(0, middle + PLACES) + 1)
+            around = [place * APART for place in places if self.root(math.exp(place * APART)) is not None]
+            found = [self.roots[math.exp(x)] for x in around]
+            if len(around) < PLACES + 2 or any(math.isnan(root.slope) for root in found):
                 break
-            heights = [self.ratio(alpha) for alpha in around]
-            _, rise, bend = np.polynomial.polynomial.polyfit(np.log(around) - math.log(middle), heights, 2)
+            heights = [root.log_sigma - x for x, root in zip(around, found, strict=True)]
+            _, rise, bend = np.polynomial.polynomial.polyfit(np.array(around) - middle * APART, heights, 2)
             if bend >= 0:
                 break
-            top = min(1.0, middle * math.exp(min(1.0, max(-1.0, -rise / (2 * bend)))))
-            middle = min(around[-1], max(around[0], top))
-            if middle == top:
-                found = self.root(top)
-                return (self.best, self.roots[self.best]) if found is None else (top, found)
+            top = min(around[-1], max(around[0], middle * APART - rise / (2 * bend)))
+            nearest = round(top / APART)
+            if nearest == middle or turn == SHIFTS - 1:
+                best = self.root(math.exp(top))
+                return (self.best, self.roots[self.best]) if best is None else (math.exp(top), best)
+            middle = nearest
         return self.best, self.roots[self.best]
 
     def root(self, alpha: float) -> Root | None:

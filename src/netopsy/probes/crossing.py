@@ -118,16 +118,13 @@ def crossing(curve: Curve, epsilon: float, sample: Sample, guess: float, slope: 
     """
     guess = min(0.0, max(curve.bottom, guess))
     low, high = curve.bracket(epsilon, sample)
-    step = 0.3
+    step, x = 0.0, guess
     while low is None:
-        x = (
-            guess
-            if high is None
-            else max(curve.bottom, high[0] - max(step, _reach(curve, high, epsilon, sample, slope)))
-        )
+        if high is not None:
+            step = max(2 * step, _reach(curve, high, epsilon, sample, slope) or 0.3)
+            x = max(curve.bottom, high[0] - step)
         if curve.at(x, sample).error > epsilon and x <= curve.bottom:
             return None
-        step *= 2
         low, high = curve.bracket(epsilon, sample)
     step = 0.0
     while high is None:

@@ -171,7 +171,15 @@ class _Problem:
         def goal(x: FloatArray) -> float:
             return math.log(max(self.value(choice(x)), 1e-12))
 
+        seen: dict[bytes, float] = {}
+
         def excess(x: FloatArray) -> float:
+            known = x.tobytes()  # COBYQA asks for the constraint at one point some ten times
+            if known not in seen:
+                seen[known] = measured(x)
+            return seen[known]
+
+        def measured(x: FloatArray) -> float:
             point = choice(x)
             error = self.measure(point.alphas, self.sigmas(point), self.few).error
             factor = math.exp(max(-2.0, min(2.0, (self.epsilon - error) / slope)))

@@ -35,7 +35,7 @@ from netopsy.studies.criticality_sweeps import (
 )
 
 NETWORKS = ("fcn", "resnet18")
-PARTS = ("fcn", "fcn, 1/2 of the data", "fcn, 1/4 of the data")
+PARTS = ("bounded", "bounded, 1/2 of the data", "bounded, 1/4 of the data")
 
 # F2. "Most" is more than half; "few are critical" is at least one, and those left of the robust half. The pattern's
 # margins: two errors that say the same lie on a line (0.9 leaves a fifth of the variance); a loss, without a
@@ -146,7 +146,6 @@ F5A = Claim(
         for line in NETWORKS
         for epsilon in EPSILONS
     ),
-    seeds=5,
 )
 
 # T32. With delta = 0.05 and delta' = 0.01 at least 94 % of bounds must hold. A bound of 1 or more would say nothing,
