@@ -30,8 +30,10 @@ def test_public_names() -> None:
         "Trajectory",
         "TransformersRecorder",
         "UnitCriteria",
+        "UnitMatch",
         "UnitTableResult",
         "ValleyResult",
+        "WinnerRanks",
         "__version__",
         "ablation_curve",
         "cka",
@@ -45,6 +47,7 @@ def test_public_names() -> None:
         "fit",
         "joint_criticality",
         "load_results",
+        "match_units",
         "noisy_error",
         "pac_bayes_bound",
         "plan",
@@ -56,6 +59,7 @@ def test_public_names() -> None:
         "spectra",
         "unit_table",
         "valley",
+        "winner_ranks",
         "write_report",
     ]
     assert netopsy.__all__ == dir(netopsy) == names

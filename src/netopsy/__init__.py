@@ -23,8 +23,10 @@ _HOMES = {
     "Trajectory": "netopsy.network.trajectory",
     "TransformersRecorder": "netopsy.training.transformers_recorder",
     "UnitCriteria": "netopsy.probes.kinds",
+    "UnitMatch": "netopsy.probes.matching_result",
     "UnitTableResult": "netopsy.probes.units_result",
     "ValleyResult": "netopsy.probes.valley_result",
+    "WinnerRanks": "netopsy.probes.winner_ranks",
     "ablation_curve": "netopsy.probes.ablation",
     "cka": "netopsy.probes.cka",
     "compare": "netopsy.probes.comparing",
@@ -37,6 +39,7 @@ _HOMES = {
     "fit": "netopsy.training.fit",
     "joint_criticality": "netopsy.probes.joint_criticality",
     "load_results": "netopsy.store.results",
+    "match_units": "netopsy.probes.matching",
     "noisy_error": "netopsy.probes.noisy_error",
     "pac_bayes_bound": "netopsy.probes.bounds",
     "plan": "netopsy.probes.plan",
@@ -48,6 +51,7 @@ _HOMES = {
     "spectra": "netopsy.probes.spectra",
     "unit_table": "netopsy.probes.units",
     "valley": "netopsy.probes.valley",
+    "winner_ranks": "netopsy.probes.winner_ranks",
     "write_report": "netopsy.report.run",
 }
 
@@ -69,8 +73,10 @@ __all__ = [
     "Trajectory",
     "TransformersRecorder",
     "UnitCriteria",
+    "UnitMatch",
     "UnitTableResult",
     "ValleyResult",
+    "WinnerRanks",
     "__version__",
     "ablation_curve",
     "cka",
@@ -84,6 +90,7 @@ __all__ = [
     "fit",
     "joint_criticality",
     "load_results",
+    "match_units",
     "noisy_error",
     "pac_bayes_bound",
     "plan",
@@ -95,6 +102,7 @@ __all__ = [
     "spectra",
     "unit_table",
     "valley",
+    "winner_ranks",
     "write_report",
 ]
 __version__ = "0.1.0"
