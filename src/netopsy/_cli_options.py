@@ -263,14 +263,15 @@ class Sweep:
 class Study:
     """Run a paper's experiments and say which of its claims hold. Finished work is found, and not done again."""
 
-    paper: tyro.conf.Positional[Literal["layers", "units", "criticality"]]
-    """Which paper: layers (Zhang, Bengio, Singer 2022), units (Casper et al. 2019), criticality (Chatterji, Neyshabur,
-    Sedghi 2020)."""
+    paper: tyro.conf.Positional[Literal["layers", "units", "criticality", "luck"]]
+    """Which paper: layers (Zhang, Bengio, Singer 2022), units (Casper et al. 2019), criticality (Chatterji,
+    Neyshabur, Sedghi 2020), luck (Tian et al. 2019)."""
 
     claims: tuple[str, ...] | None = None
     """Which of its claims. layers: F1a, F4, F6 (if none is named), F2, T1. units: F2, F3, S2, C6 (if none is named),
     F1, B2, F4, F5, C3, C5, C7, C11, C12, C13. criticality: F2, F4, F5a, T32 (if none is named), F1, F3, F5b, F7, F8,
-    F9, C33, N, T2, T3, T4."""
+    F9, C33, N, T2, T3, T4. luck: T1, T3, F7, F8 (if none is named), F12, F8-large, F8-conv, F9, F10a, F10b, F11, S33,
+    LT."""
 
     preset: Literal["laptop", "paper"] = "laptop"
     """laptop: minutes on two cores. paper: the paper's own setting."""

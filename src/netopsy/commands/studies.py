@@ -7,13 +7,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from netopsy.studies import criticality, criticality_pictures, layers, layers_pictures, units, units_pictures
+from netopsy.studies import (
+    criticality,
+    criticality_pictures,
+    layers,
+    layers_pictures,
+    luck,
+    luck_pictures,
+    units,
+    units_pictures,
+)
 from netopsy.studies.claims import Verdict
 
 STUDIES: Mapping[str, tuple[ModuleType, ModuleType]] = {
     "layers": (layers, layers_pictures),
     "units": (units, units_pictures),
     "criticality": (criticality, criticality_pictures),
+    "luck": (luck, luck_pictures),
 }
 """Paper -> where it is run, and where its pictures are drawn."""
 

@@ -128,7 +128,7 @@ def close_start(
     """A teacher, and a student whose first units start near the teacher's (§4.2, Figure 7).
 
     All rows of both have length one. W_u is p_w W* + (1 - p_w) noise, normalized, and V_u likewise; the rest is
-    noise.
+    noise. (`netopsy.models.teachers.start_near`, of which the study's networks are made, normalizes V as a whole.)
 
     Args:
         inputs: d.
