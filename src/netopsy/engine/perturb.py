@@ -34,7 +34,7 @@ from netopsy.engine.run import Run
 KEPT_BYTES = 1024 * 2**20
 """What a site's examples may keep between points; the rest is computed again at each."""
 
-STACKED_BYTES = 16 * 2**20
+STACKED_BYTES = 4 * 2**20
 """Draws are run together as one batch up to this size of what the site gives."""
 
 

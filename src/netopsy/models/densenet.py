@@ -15,7 +15,10 @@ from netopsy._checks import NetopsyError, at_least, inside, one_of
 from netopsy.models.inits import Init, check_init, initialize
 
 Depth: TypeAlias = Literal[121, 169, 201]
+"""Published depths."""
+
 Stem: TypeAlias = Literal["small", "large"]
+"""First layers for images of about 32 pixels, or of 224."""
 
 STAGES = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
 """Layers in each stage (Huang et al. 2017, Table 1)."""

@@ -17,7 +17,7 @@ from netopsy._checks import NetopsyError, at_least, inside, one_of
 from netopsy._random import generator
 
 Norm: TypeAlias = Literal["none", "before", "after"]
-"""Batch normalization: none, before each ReLU, or after it (as in the paper)."""
+"""No batch normalization, or one before or after each ReLU (the paper's is after it)."""
 
 CHOICES = (-0.5, -0.25, 0.0, 0.25, 0.5)
 """Of which a random teacher's weights are drawn, before its rows are normalized."""

@@ -35,8 +35,9 @@ class TeacherStudentConfig:
     The defaults are those of the authors' code (Tian et al. 2019): the small fully connected teacher.
 
     Attributes:
-        data: "gaussian": inputs from N(0, `data_std`²), labeled by random teachers; or "fashion-mnist": its images,
-            standardized, labeled by the logits of teachers that are trained first, as `teacher_fit` says.
+        data: "gaussian": normal inputs with standard deviation `data_std`, labeled by random teachers; or
+            "fashion-mnist": its images, standardized, labeled by the logits of teachers that are trained first, as
+            `teacher_fit` says.
         inputs: numbers of a Gaussian input, or its shape; (1, 16, 16) for the authors' convolutions.
         hidden: units (channels) of each of the teacher's hidden layers.
         outputs: the teacher's.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter
 
 from netopsy.plots.criticality import criticality_curves
 from netopsy.plots.paths import ALPHA
@@ -112,14 +112,13 @@ def paths(rows: pd.DataFrame) -> Figure:
                 ax.set_ylim(0, 1)
                 ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             else:
-                ax.set_yscale("log")
-                ax.yaxis.set_major_formatter(ScalarFormatter())
+                ax.set_ylim(0, None)
             ax.set_ylabel(f"{split} {quantity}", size=LABEL)
             _bare(ax)
         axes[i, 0].set_title(f"{line} (n = {len(seeds)} seeds)", size=LABEL, loc="left")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=TICK)
-    figure.supxlabel(f"{ALPHA}; line: mean, band: from the lowest to the highest seed", size=TICK)
+    axes[-1, 1].set_xlabel(f"{ALPHA}\nline: mean, band: from the lowest to the highest seed", size=TICK)
     return figure
 
 
@@ -155,7 +154,7 @@ def bounds(rows: pd.DataFrame) -> Figure:
             ax.errorbar(table.columns, middle, half, color=color, marker=marker, ms=4.5, lw=1.2, label=words)
         ax.set_xscale("log", base=2)
         ax.set_xticks(sorted(mine.m.unique()), labels=[f"{m:,}" for m in sorted(mine.m.unique())])
-        ax.set_title(f"{line} (n = {mine.seed.nunique()} seeds)", size=TICK, loc="left")
+        ax.set_title(f"{line}\nn = {mine.seed.nunique()} seeds", size=TICK, loc="left")
         ax.set_ylim(0, 1)
         _bare(ax)
     finish_lines(axes[-1], PercentFormatter(1, decimals=0), "", "")

@@ -19,6 +19,7 @@ from netopsy.training import resume as resuming
 from netopsy.training.config import FitConfig
 from netopsy.training.epoch import Row, make_optimizer
 from netopsy.training.fit import build
+from netopsy.training.inputs import Split
 from netopsy.training.population_course import Course, Write, advance, go_on, history_write, keep, result_of
 from netopsy.training.population_folder import RESUME, PopulationFolder, find_population
 from netopsy.training.population_result import PopulationResult
@@ -29,6 +30,7 @@ from netopsy.training.together import check_alike
 from netopsy.training.writer import Writer
 
 Factory = Callable[[], nn.Module]
+"""Makes a network with its initial weights."""
 
 SAME = ("batch_size", "optimizer", "augment", "pad", "frozen", "removed", "validation_share")
 """What members of one population have in common: they take their steps together."""
@@ -40,7 +42,7 @@ of the history."""
 
 def fit_population(
     factory: Factory | Sequence[Factory],
-    data: inputs.Split,
+    data: Split,
     configs: Sequence[FitConfig],
     *,
     folder: str | Path | None = None,
@@ -48,7 +50,7 @@ def fit_population(
     way: Way | Literal["auto"] = "auto",
     overwrite: bool = False,
     resume: bool = False,
-    validation: inputs.Split | None = None,
+    validation: Split | None = None,
     progress: PopulationProgress | None = None,
 ) -> PopulationResult:
     """Train networks of one architecture at once, with cross-entropy; each as `fit` trains it with its own config.
@@ -202,8 +204,8 @@ def _run_all(writes: Sequence[Write]) -> None:
 
 def _make_members(
     factories: Sequence[Factory],
-    data: inputs.Split,
-    validation: inputs.Split | None,
+    data: Split,
+    validation: Split | None,
     configs: Sequence[FitConfig],
     shared_order: bool,
 ) -> tuple[list[Member], list[nn.Module]]:
@@ -228,8 +230,8 @@ def _runs(
     place: PopulationFolder,
     factories: Sequence[Factory],
     models: Sequence[nn.Module],
-    data: inputs.Split,
-    validation: inputs.Split | None,
+    data: Split,
+    validation: Split | None,
     members: Sequence[Member],
 ) -> list[RunFolder]:
     """Each member's run folder, with the manifest that `fit` would give it."""
