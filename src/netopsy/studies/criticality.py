@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from netopsy._storage import write_table
 from netopsy.store.sweep import Sweep
 from netopsy.studies import criticality_claims, criticality_module_claims, criticality_ranking_claims
-from netopsy.studies.claims import Claim, Verdict, judge, measured
+from netopsy.studies.claims import Claim, Verdict
 from netopsy.studies.criticality_ranking_claims import Rival, confirmed, pooled
 from netopsy.studies.criticality_settings import Preset
-from netopsy.studies.running import Report, check_asked, rows_of
+from netopsy.studies.running import Report, Study, by_parts, run_claims
 
 CLAIMS: Mapping[str, Claim] = {
     **criticality_claims.CLAIMS,
@@ -29,21 +27,6 @@ SWEEPS: Mapping[str, Callable[..., Sweep]] = {
 
 USUAL = ("F2", "F4", "F5a", "T32")
 """Claims that are judged when none is named."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What a study came to.
-
-    Attributes:
-        verdicts: by claim.
-        tables: claim -> the rows of its networks.
-        folder: in which `result` of a row names a folder.
-    """
-
-    verdicts: Mapping[str, Verdict]
-    tables: Mapping[str, pd.DataFrame]
-    folder: Path
 
 
 def run(
@@ -71,17 +54,21 @@ def run(
         NetopsyError: for an unknown preset or claim, too few seeds for a verdict, a seed given twice, or a claim all
             of whose networks failed.
     """
-    check_asked(CLAIMS, claims, preset, seeds)
-    verdicts: dict[str, Verdict] = {}
-    tables: dict[str, pd.DataFrame] = {}
-    for name in claims:
-        claim = CLAIMS[name]
-        chosen = tuple(range(claim.seeds)) if seeds is None else tuple(seeds)
-        sweep = SWEEPS[name](preset=preset, seeds=chosen)
-        tables[name] = rows_of(sweep, folder, jobs=jobs, retry=retry, report=report)
-        verdict = judge(claim, measured(claim, tables[name]))
-        if any(isinstance(part, Rival) for part in claim.parts):
-            verdict = confirmed(verdict, pooled(tables[name]))
-        verdicts[name] = verdict
-        write_table(folder / "verdicts" / f"{name}.parquet", verdicts[name].table)
-    return Study(verdicts=verdicts, tables=tables, folder=folder / "trained")
+    return run_claims(
+        folder,
+        CLAIMS,
+        SWEEPS,
+        preset=preset,
+        claims=claims,
+        seeds=seeds,
+        jobs=jobs,
+        retry=retry,
+        report=report,
+        verdict=_verdict,
+    )
+
+
+def _verdict(claim: Claim, rows: pd.DataFrame) -> Verdict:
+    """That of the seeds; of a ranking, only if other architectures would not turn it."""
+    found = by_parts(claim, rows)
+    return confirmed(found, pooled(rows)) if any(isinstance(part, Rival) for part in claim.parts) else found

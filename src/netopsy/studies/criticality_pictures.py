@@ -27,10 +27,10 @@ from netopsy.plots.style import (
 )
 from netopsy.store.results import OK
 from netopsy.studies.claims import t_interval
-from netopsy.studies.criticality import Study
 from netopsy.studies.criticality_claims import QUANTITIES
 from netopsy.studies.criticality_module_pictures import draw_cka, draw_spectra, draw_valleys
 from netopsy.studies.criticality_statistics import CRITICAL, ROBUST, Which, path
+from netopsy.studies.running import Study
 
 LOOKS: Mapping[Which, tuple[str, str, str]] = {
     "full network": ("full network", INK, "--"),

@@ -13,7 +13,7 @@ from netopsy.plots.matching import match_heatmap, match_lines, norm_bands
 from netopsy.plots.style import LABEL, save
 from netopsy.probes.teacher_student_result import TeacherStudentResult
 from netopsy.store.results import OK
-from netopsy.studies.luck import Study
+from netopsy.studies.running import Study
 
 
 def draw(study: Study, folder: Path) -> list[Path]:

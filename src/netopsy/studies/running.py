@@ -1,20 +1,85 @@
-"""What running a study is, whatever the paper: which claims are asked, the rows of their sweeps."""
+"""What running a study is, whatever the paper: which claims are asked, the rows of their sweeps, their verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from netopsy._checks import NetopsyError, one_of, shorten
+from netopsy._storage import write_table
 from netopsy.store.keyed import Progress
 from netopsy.store.results import OK
 from netopsy.store.sweep import Sweep, run_sweep
-from netopsy.studies.claims import Claim
+from netopsy.studies.claims import Claim, Verdict, judge, measured
 
 Report = Callable[[str, Progress], object]
 """Called with a sweep's name and how far it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study came to.
+
+    Attributes:
+        verdicts: by claim.
+        tables: claim -> the rows of its networks.
+        folder: in which `result` of a row names a folder.
+    """
+
+    verdicts: Mapping[str, Verdict]
+    tables: Mapping[str, pd.DataFrame]
+    folder: Path
+
+
+def by_parts(claim: Claim, rows: pd.DataFrame) -> Verdict:
+    """The verdict of a claim whose parts say how they are measured."""
+    return judge(claim, measured(claim, rows))
+
+
+def run_claims(
+    folder: Path,
+    known: Mapping[str, Claim],
+    sweeps: Mapping[str, Callable[..., Sweep]],
+    *,
+    preset: str,
+    claims: Sequence[str],
+    seeds: Sequence[int] | None,
+    jobs: int,
+    retry: bool,
+    report: Report,
+    verdict: Callable[[Claim, pd.DataFrame], Verdict] = by_parts,
+) -> Study:
+    """Run the sweep of each claim and judge it; networks that several claims need are trained and measured once.
+
+    Args:
+        folder: results go to it, and the networks below `trained`; what is there is used again.
+        known: claims by name.
+        sweeps: claim -> its sweep, when called with `preset` and `seeds`.
+        preset: `"laptop"` or `"paper"`.
+        claims: which of them.
+        seeds: of the replicates; None: as many as a claim asks for.
+        jobs: processes.
+        retry: try failed networks again.
+        report: see `Report`.
+        verdict: of a claim, from the rows of its networks.
+
+    Raises:
+        NetopsyError: for an unknown preset or claim, too few seeds for a verdict, a seed given twice, or a claim all
+            of whose networks failed.
+    """
+    check_asked(known, claims, preset, seeds)
+    verdicts: dict[str, Verdict] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    for name in claims:
+        chosen = tuple(range(known[name].seeds)) if seeds is None else tuple(seeds)
+        sweep = sweeps[name](preset=preset, seeds=chosen)
+        tables[name] = rows_of(sweep, folder, jobs=jobs, retry=retry, report=report)
+        verdicts[name] = verdict(known[name], tables[name])
+        write_table(folder / "verdicts" / f"{name}.parquet", verdicts[name].table)
+    return Study(verdicts=verdicts, tables=tables, folder=folder / "trained")
 
 
 def check_asked(known: Mapping[str, Claim], claims: Sequence[str], preset: str, seeds: Sequence[int] | None) -> None:

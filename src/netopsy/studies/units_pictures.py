@@ -16,7 +16,7 @@ from netopsy.plots.width_panels import width_panels
 from netopsy.probes.ablation_result import ALL, AblationResult
 from netopsy.probes.redundancy_result import RedundancyResult
 from netopsy.store.results import OK
-from netopsy.studies.units import Study
+from netopsy.studies.running import Study
 from netopsy.studies.units_constructions import QUANTITIES
 from netopsy.studies.units_sweeps import INITIAL, TRAINED
 
