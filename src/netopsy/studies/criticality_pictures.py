@@ -29,7 +29,7 @@ from netopsy.store.results import OK
 from netopsy.studies.claims import t_interval
 from netopsy.studies.criticality_claims import QUANTITIES
 from netopsy.studies.criticality_module_pictures import draw_cka, draw_spectra, draw_valleys
-from netopsy.studies.criticality_statistics import CRITICAL, ROBUST, Which, path
+from netopsy.studies.criticality_statistics import CRITICAL, FLOOR, ROBUST, Which, path
 from netopsy.studies.running import Study
 
 LOOKS: Mapping[Which, tuple[str, str, str]] = {
@@ -123,15 +123,15 @@ def paths(rows: pd.DataFrame) -> Figure:
 
 
 def over_epsilon(rows: pd.DataFrame) -> Axes:
-    """Network criticality over epsilon (Figure 5): geometric mean over seeds and its 95 % interval."""
+    """Network criticality over epsilon (Figure 5): geometric mean over seeds and its 95 % interval; 0 as `FLOOR`."""
     found = []
     for key, part in rows.groupby(["line", "epsilon"], sort=False):
         totals = part.groupby("seed").mu.apply(lambda mu: mu.astype("float64").sum(skipna=False))
-        mean, low, high = t_interval(np.log(totals.where(totals > 0)).tolist())
+        mean, low, high = t_interval(np.log(totals.clip(lower=FLOOR)).tolist())
         ends = (np.exp(mean), np.exp(low), np.exp(high))
         found.append((*key, *ends, len(totals)))
     frame = pd.DataFrame(found, columns=["net", "epsilon", "mean", "low", "high", "n"])
-    return criticality_curves(frame, spread="geometric mean over seeds,\nline: its 95 % interval")
+    return criticality_curves(frame, spread="mean of log μ, line: its 95 % interval")
 
 
 def bounds(rows: pd.DataFrame) -> Figure:
