@@ -276,8 +276,8 @@ def test_subsamples_of_many_examples_give_what_all_give(monkeypatch: pytest.Monk
     x, y = data(4000)
     options = {
         "epsilon": 0.06,
-        "noise_samples": 3,
-        "sites": ["2"],
+        "noise_samples": 5,
+        "sites": ["0"],
         "batch_size": 128,
         "relative_tolerance": tolerance,
     }
@@ -286,7 +286,7 @@ def test_subsamples_of_many_examples_give_what_all_give(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "FEW", 10_000)
     whole = only(criticality(trained(), (x, y), **options))
     assert whole.examples == 4000
-    assert few.examples < 4000 or tolerance < 0.05  # a narrow interval may need all of so few
+    assert few.examples < 4000
     assert abs(math.log(few.mu / whole.mu)) < max(tolerance, 0.02)
     assert few.error <= 0.06
 

@@ -64,7 +64,8 @@ def criticality(
         sites: modules, one at a time.
         noise_samples: draws of u.
         seed: of the draws, of the order of the examples and of the search.
-        relative_tolerance: how far above the least value, at these draws, the one found may lie.
+        relative_tolerance: how far above the least value, at these draws, the one found may lie, where the error is a
+            smooth function; of few examples and draws it goes in steps, and a narrow peak may be missed by more.
         confidence: of the intervals over the draws.
         end_sigma: also find the largest sigma that is allowed at alpha = 1, on all data: column `end_sigma`, which
             `netopsy.complexity` takes for its `pac_bayes`.

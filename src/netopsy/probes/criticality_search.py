@@ -264,7 +264,7 @@ class _Ascent:
                     self.attempt(alpha, 0.0)
             if self.best == top:
                 step /= 2
-        for place in (1, 2, 3):  # few examples and draws make it rough
+        for place in (1, 2, 3, 5, 8, 13):  # few examples and draws make it rough
             for alpha in (top * math.exp(place * self.accuracy), top * math.exp(-place * self.accuracy)):
                 if 1e-6 < alpha <= 1:
                     self.attempt(alpha, 0.0)
