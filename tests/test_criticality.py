@@ -137,8 +137,8 @@ def test_a_fine_grid_finds_the_same(site: str) -> None:
         x,
         y,
         0.02,
-        alphas=[row.alpha, *oracle.geometric(0.05, 1, 1.1)],
-        sigmas=oracle.geometric(row.sigma / 20, min(1.0, 4 * row.sigma), 1.005),
+        alphas=[row.alpha, *oracle.geometric(0.05, 1, 1.15)],
+        sigmas=oracle.geometric(row.sigma / 20, min(1.0, 4 * row.sigma), 1.008),
     )
     assert found is not None
     assert abs(math.log(row.mu / found[0])) < 0.02
