@@ -32,7 +32,7 @@ from netopsy.store.keyed import Measure
 from netopsy.store.sweep import Sweep
 from netopsy.studies.criticality_settings import NETS, Net, Preset
 from netopsy.studies.criticality_statistics import CRITICAL, ROBUST
-from netopsy.studies.criticality_sweeps import Point, prepared, result_folder
+from netopsy.studies.criticality_sweeps import Point, network_sweep, prepared, result_folder
 
 EPSILON = 0.1
 """Training error that bounds a valley: the paper's default."""
@@ -81,10 +81,7 @@ def lines(preset: Preset) -> dict[str, Net]:
 
 def module_sweep(name: str, measure: Measure, names: Sequence[str], *, preset: Preset, seeds: Sequence[int]) -> Sweep:
     """The networks of some lines, measured in one way."""
-    known = lines(preset)
-    axis = [{"line": line, "net": known[line]} for line in names]
-    base = Point(line=names[0], net=known[names[0]])
-    return Sweep(name=f"criticality-{name}-{preset}", base=base, measure=measure, axes=(axis,), seeds=seeds)
+    return network_sweep(name, measure, names, preset=preset, seeds=seeds, known=lines(preset))
 
 
 def linear_modules(model: nn.Module) -> tuple[str, ...]:

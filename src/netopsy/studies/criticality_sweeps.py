@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,18 @@ def lines(preset: Preset) -> dict[str, Net]:
 
 
 def network_sweep(
-    name: str, measure: Measure, names: Sequence[str], *, preset: Preset, seeds: Sequence[int]
+    name: str,
+    measure: Measure,
+    names: Sequence[str],
+    *,
+    preset: Preset,
+    seeds: Sequence[int],
+    known: Mapping[str, Net] | None = None,
 ) -> Sweep:
-    """The networks of some lines, measured in one way."""
-    known = lines(preset)
-    axis = [{"line": line, "net": known[line]} for line in names]
-    base = Point(line=names[0], net=known[names[0]])
+    """The networks of some lines, of `lines` or of those that are given, measured in one way."""
+    nets = lines(preset) if known is None else known
+    axis = [{"line": line, "net": nets[line]} for line in names]
+    base = Point(line=names[0], net=nets[names[0]])
     return Sweep(name=f"criticality-{name}-{preset}", base=base, measure=measure, axes=(axis,), seeds=seeds)
 
 
