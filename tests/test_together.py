@@ -388,3 +388,36 @@ def test_inputs_and_rates_that_do_not_fit_are_refused() -> None:
         Steps.of(stack, weight_decay=[0.1] * 4)
     with pytest.raises(NetopsyError, match="optimizer: expected one of 'sgd', 'adam', 'rmsprop'; got 'lion'"):
         Steps.of(stack, optimizer="lion")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("factory", CHAINS)
+def test_a_step_within_the_backward_pass_is_sgds(factory: Callable[[], nn.Module], own: bool) -> None:
+    given, rates = batches(), torch.tensor([0.1, 0.0, 0.3], dtype=torch.float64)
+    after, before = Together.of(made(factory), given[0]), Together.of(made(factory), given[0])
+    steps = Steps.of(after)
+    for stack, descend in ((before, None), (after, steps.within(rates))):
+        for _ in range(3):
+            stack.forward(given if own else given[0], train=True, descend=descend).square().sum().backward()
+            linear = [name for name in stack.trained if name.endswith("weight") and stack.values[name].ndim == 3]
+            assert all((stack.values[name].grad is None) == (descend is not None) for name in linear)
+            steps.step(stack, rates)
+    for name, value in before.values.items():
+        torch.testing.assert_close(after.values[name], value, rtol=1e-11, atol=1e-12)
+    assert not torch.equal(made(factory)[0].state_dict()[linear[0]], after.values[linear[0]][0])
+
+
+@pytest.mark.parametrize("given", [{"momentum": 0.9}, {"weight_decay": [0.0, 0.1, 0.0]}, {"optimizer": "adam"}])
+def test_only_plain_sgd_steps_within_the_backward_pass(given: dict[str, Any]) -> None:
+    assert Steps.of(Together.of(made(mlp), batches()[0]), **given).within(torch.ones(3)) is None
+
+
+def test_a_frozen_map_does_not_step() -> None:
+    models = made(mlp)
+    for model in models:
+        next(model.parameters()).requires_grad_(False)
+    stack = Together.of(models, batches()[0])
+    frozen = next(name for name, _ in models[0].named_parameters())
+    before = stack.values[frozen].clone()
+    stack.forward(batches(), train=True, descend=torch.ones(3)).square().sum().backward()
+    assert torch.equal(stack.values[frozen], before)

@@ -113,7 +113,7 @@ def _epoch(
 ) -> None:
     for inputs in sources.epoch(epoch):
         wanted = label(inputs)
-        outputs = stack.forward(inputs, train=True)
+        outputs = stack.forward(inputs, train=True, descend=steps.within(lr))
         loss = (outputs - wanted).square().flatten(1).mean(1)
         loss.sum().backward()  # type: ignore[no-untyped-call]
         steps.step(stack, lr)

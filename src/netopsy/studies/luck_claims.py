@@ -14,7 +14,7 @@ import pandas as pd
 
 from netopsy.store.sweep import Sweep
 from netopsy.studies.claims import BySeed, Claim, Direction, Measured, lines_of
-from netopsy.studies.luck_settings import NEAR_FACTORS, Preset, near_line
+from netopsy.studies.luck_settings import FACTORS, NEAR_FACTORS, Preset, near_line
 from netopsy.studies.luck_statistics import (
     FIRST,
     LAST,
@@ -265,7 +265,8 @@ CLAIMS: Mapping[str, Claim] = {
 
 
 def _populations(claim: str, *, preset: Preset, seeds: Sequence[int]) -> Sweep:
-    names = lines_of(CLAIMS[claim])
+    drawn = map(fc, FACTORS) if claim == "F12" else ()  # the picture has all sizes, the parts some
+    names = tuple(dict.fromkeys([*drawn, *lines_of(CLAIMS[claim])]))
     return population_sweep("students", measure_students, names, preset=preset, seeds=seeds)
 
 

@@ -81,6 +81,11 @@ class Steps:
             kept=kept,
         )
 
+    def within(self, lr: Float[Tensor, " m"]) -> Float[Tensor, " m"] | None:
+        """The rates for `Together.forward(descend=)` if this is plain SGD, whose step the backward pass can take."""
+        plain = self.optimizer == "sgd" and not bool(self.momentum.any()) and not bool(self.weight_decay.any())
+        return lr if plain else None
+
     @torch.no_grad()
     def step(self, together: Together, lr: Float[Tensor, " m"]) -> None:
         """Take a step along the gradients, which are used up; a parameter without one stays."""

@@ -110,7 +110,7 @@ class Stacked:
             inputs = self._augmented(_rows(images, batch), sources).to(device)
             own = batch.to(labels.device).expand(len(members), -1)
             targets = labels.gather(1, own).to(device)
-            logits = self.together.forward(inputs, train=True)
+            logits = self.together.forward(inputs, train=True, descend=self.steps.within(lr))
             loss = _losses(logits, targets).mean(1)
             loss.sum().backward()  # type: ignore[no-untyped-call]
             self.steps.step(self.together, lr)

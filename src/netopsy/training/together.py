@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.functional import batch_norm, linear
+from torch.nn.functional import batch_norm
 
 from netopsy._checks import NetopsyError, at_least, one_of, shorten
 from netopsy._random import forked
 from netopsy._typing import State
 from netopsy.network.addresses import canonical_names, named_state
+from netopsy.training.descending import descending_linear, stacked_linear
 
 POINTWISE = (
     nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid,
@@ -101,12 +102,14 @@ class Together:
         """Names of the parameters that require a gradient."""
         return tuple(name for name, value in self.values.items() if value.requires_grad)
 
-    def forward(self, inputs: Tensor, *, train: bool = False) -> Tensor:
+    def forward(self, inputs: Tensor, *, train: bool = False, descend: Float[Tensor, " m"] | None = None) -> Tensor:
         """Every member's output, of shape (N, b, …).
 
         Args:
             inputs: (b, …), the same for all members, or (N, b, …), each member's own.
             train: as in the modules' train mode: batch norm by the batch's statistics, which its buffers follow.
+            descend: learning rates with which the linear maps of a chain take plain SGD's step in the backward pass
+                itself, and get no gradient; whatever else is trained gets one.
 
         Raises:
             NetopsyError: inputs of another number of axes, or of another number of members.
@@ -118,7 +121,7 @@ class Together:
                 f"{len(self)} members; got the shape {tuple(inputs.shape)}"
             )
         if self.chain is not None:
-            return _run_chain(self.chain, self.values, inputs, own=own, count=len(self), train=train)
+            return _run_chain(self.chain, self.values, inputs, own=own, count=len(self), train=train, lr=descend)
         self.template.train(train)
 
         def alone(values: State, given: Tensor) -> Tensor:
@@ -203,11 +206,16 @@ def _is_known(module: nn.Module, given: object) -> bool:
     return type(module) in POINTWISE
 
 
-def _run_chain(chain: Chain, values: State, x: Tensor, *, own: bool, count: int, train: bool) -> Tensor:
+def _run_chain(
+    chain: Chain, values: State, x: Tensor, *, own: bool, count: int, train: bool, lr: Tensor | None
+) -> Tensor:
     for name, module in chain:
         if isinstance(module, nn.Linear):
             weight, bias = values[f"{name}.weight"], values.get(f"{name}.bias")
-            x, own = (_own_linear if own else _shared_linear)(x, weight, bias), True
+            if lr is not None and weight.requires_grad and (bias is None or bias.requires_grad):
+                x, own = descending_linear(x, weight, bias, lr), True
+            else:
+                x, own = stacked_linear(x, weight, bias), True
         elif isinstance(module, nn.BatchNorm1d):
             x, own = _batch_norm(x if own else x.expand(count, *x.shape), module, name, values, train), True
         elif isinstance(module, nn.Flatten):
@@ -215,20 +223,6 @@ def _run_chain(chain: Chain, values: State, x: Tensor, *, own: bool, count: int,
         else:
             x = module(x)
     return x
-
-
-def _own_linear(
-    x: Float[Tensor, "m b i"], weight: Float[Tensor, "m o i"], bias: Float[Tensor, "m o"] | None
-) -> Float[Tensor, "m b o"]:
-    return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
-
-
-def _shared_linear(
-    x: Float[Tensor, "b i"], weight: Float[Tensor, "m o i"], bias: Float[Tensor, "m o"] | None
-) -> Float[Tensor, "m b o"]:
-    """All members' units as those of one wide layer."""
-    wide = linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-    return wide.view(len(x), len(weight), -1).transpose(0, 1)
 
 
 def _batch_norm(
