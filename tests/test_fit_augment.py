@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from netopsy.training.augment import pad_crop_flip
+from netopsy.training.augment import pad_crop_flip, wrap_flip
 from tests.oracles.training import crops
 
 
@@ -55,3 +58,38 @@ def test_the_generator_decides() -> None:
     images = torch.rand(8, 3, 6, 6, generator=source())
     assert torch.equal(pad_crop_flip(images, 2, source(4)), pad_crop_flip(images, 2, source(4)))
     assert not torch.equal(pad_crop_flip(images, 2, source(4)), pad_crop_flip(images, 2, source(5)))
+
+
+def wrapped(image: np.ndarray, shift: int, turn: bool) -> dict[bytes, int]:
+    """Every outcome of `wrap_flip` of one image, by its bytes, and how many draws lead to it."""
+    found: dict[bytes, int] = {}
+    shifts, mirrors = range(-shift, shift + 1), (1, -1)
+    draws = itertools.product(shifts, shifts, mirrors, mirrors if turn else (1,), (-1, 0, 1) if turn else (0,))
+    for down, right, mirrored, upside, turns in draws:
+        out = np.roll(image, (down, right), (1, 2))[:, ::upside, ::mirrored]
+        key = np.ascontiguousarray(np.rot90(out, turns, (1, 2))).tobytes()
+        found[key] = found.get(key, 0) + 1
+    return found
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_shifts_wrap_around_and_all_draws_are_as_likely(turn: bool) -> None:
+    image = torch.rand(1, 2, 4, 4, generator=source())
+    known = wrapped(image[0].numpy(), 1, turn)
+    assert (len(known), sum(known.values())) == ((72, 108) if turn else (18, 18))
+    draws = 40 * sum(known.values())
+    changed = wrap_flip(image.expand(draws, 2, 4, 4), 1, source(1), turn=turn)
+    counts = dict.fromkeys(known, 0)
+    for after in changed.numpy():
+        counts[after.tobytes()] += 1  # a KeyError where it is none of them
+    chi = sum((counts[key] - 40 * ways) ** 2 / (40 * ways) for key, ways in known.items())
+    assert chi < (len(known) - 1) + 6 * (2 * len(known)) ** 0.5
+
+
+def test_wrap_flip_leaves_the_images_and_follows_its_generator() -> None:
+    images = torch.rand(5, 1, 3, 4, generator=source())
+    before = images.clone()
+    first = wrap_flip(images, 2, source(4))
+    assert torch.equal(images, before)
+    assert torch.equal(first, wrap_flip(images, 2, source(4)))
+    assert torch.equal(first.flatten(1).sort(1).values, images.flatten(1).sort(1).values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from netopsy._checks import NetopsyError
 from netopsy._identity import canonical
 from netopsy._random import forked
 from netopsy.models.fcn import fcn
-from netopsy.models.inits import INITS, Normal
+from netopsy.models.inits import INITS, Normal, Scaled
 from netopsy.models.resnet import resnet
 from netopsy.models.vgg import vgg
 from netopsy.models.widths import layer_factors
@@ -173,3 +174,44 @@ def test_a_layer_has_its_own_factor_or_the_common_one() -> None:
 def test_factors_leave_a_unit_and_name_a_layer(width: float, widths: dict[str, float] | None, message: str) -> None:
     with pytest.raises(NetopsyError, match=message):
         layer_factors({"a": 10, "b": 4}, width, widths)
+
+
+def test_a_scale_multiplies_the_scheme_s_draw() -> None:
+    weights = []
+    for init in ("he-normal", Scaled(scheme="he-normal", scale=4.0)):
+        with forked(3):
+            weights.append(fcn(inputs=5, classes=2, init=init).hidden[1].weight.detach())  # type: ignore[arg-type]
+    torch.testing.assert_close(weights[1], 4 * weights[0])
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf])
+def test_a_scale_is_positive(scale: float) -> None:
+    with pytest.raises(NetopsyError, match=r"scale: expected a number in \(0, inf\); got"):
+        Scaled(scheme="he-normal", scale=scale)
+
+
+def test_pytorch_s_draw_has_no_scale() -> None:
+    with pytest.raises(NetopsyError, match=r"scheme: expected one of 'glorot-normal'.*got 'torch'"):
+        Scaled(scheme="torch", scale=2.0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "formula"),
+    [
+        ("relu", lambda x: x.clamp(min=0)),
+        ("relu6", lambda x: x.clamp(0, 6)),
+        ("tanh", torch.tanh),
+        ("hardtanh", lambda x: x.clamp(-1, 1)),
+        ("hardsigmoid", lambda x: (x + 0.5).clamp(0, 1)),
+    ],
+)
+def test_activations_of_the_sensitivity_paper(activation: Any, formula: Any) -> None:
+    net = fcn(inputs=3, classes=2, depth=2, width=4, bias=False, activation=activation, init="he-normal")
+    x = 5 * torch.randn(7, 3)
+    expected = net.classifier(formula(net.hidden[1](formula(net.hidden[0](x)))))
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_an_unknown_activation_is_refused(unchecked: None) -> None:
+    with pytest.raises(NetopsyError, match=r"activation: expected one of 'relu', .*; got 'selu'"):
+        fcn(inputs=3, classes=2, activation="selu")  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor, nn
 
-from netopsy._checks import NetopsyError, inside
+from netopsy._checks import NetopsyError, inside, one_of
 
 Scheme: TypeAlias = Literal[
     "torch", "glorot-normal", "glorot-uniform", "lecun-normal", "lecun-uniform", "he-normal", "he-uniform"
@@ -41,19 +41,40 @@ class Normal:
         inside("sigma", self.sigma, 0.0, math.inf, open_high=True)
 
 
-Init: TypeAlias = Scheme | Normal
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """A scheme's draw, every weight times a factor (the init scale of Novak et al. 2018, A.5.5).
+
+    Attributes:
+        scheme: a scheme other than PyTorch's own, which draws biases too.
+        scale: positive.
+
+    Raises:
+        NetopsyError: an unknown scheme or `"torch"`, or a scale that is not positive and finite.
+    """
+
+    scheme: Scheme
+    scale: float
+
+    def __post_init__(self) -> None:
+        one_of("scheme", self.scheme, INITS[1:])
+        inside("scale", self.scale, 0.0, math.inf, open_low=True, open_high=True)
+
+
+Init: TypeAlias = Scheme | Normal | Scaled
 """How a model's weights are first drawn; `"torch"` keeps PyTorch's own defaults."""
 
 
 def check_init(init: object) -> None:
-    """Refuse what is neither one of `INITS` nor a `Normal`.
+    """Refuse what is neither one of `INITS` nor a `Normal` or `Scaled`.
 
     >>> check_init("zeros")
     Traceback (most recent call last):
-    netopsy._checks.NetopsyError: init: expected one of 'torch', ... or Normal(sigma=...); got 'zeros'
+    netopsy._checks.NetopsyError: init: expected one of 'torch', ... Normal(...) or Scaled(...); got 'zeros'
     """
-    if not isinstance(init, Normal) and init not in INITS:
-        raise NetopsyError(f"init: expected one of {', '.join(map(repr, INITS))} or Normal(sigma=...); got {init!r}")
+    if not isinstance(init, Normal | Scaled) and init not in INITS:
+        known = ", ".join(map(repr, INITS))
+        raise NetopsyError(f"init: expected one of {known}, Normal(...) or Scaled(...); got {init!r}")
 
 
 def initialize(model: nn.Module, init: Init) -> None:
@@ -62,7 +83,8 @@ def initialize(model: nn.Module, init: Init) -> None:
     A weight has mean 0 and variance 2/(fan_in + fan_out) (`glorot`: Glorot & Bengio 2010), 1/fan_in (`lecun`: LeCun
     et al. 1998) or 2/fan_in (`he`: He et al. 2015, eq. 10), where a fan is the number of values that one output reads
     (fan_in) or one input feeds (fan_out, strides aside). `normal` is not truncated; `uniform` is the interval around
-    0 of that variance. A `Normal` has one variance for all layers. Normalization layers keep their constants, weight
+    0 of that variance. A `Normal` has one variance for all layers, `Scaled` its scheme's times
+    the square of its scale. Normalization layers keep their constants, weight
     1 and bias 0. `"torch"` leaves everything, the uniform biases too, as PyTorch's constructors drew it.
 
     Matters most without batch normalization: a ReLU layer multiplies the variance of its signal by 1 (`he`), 1/2
@@ -72,7 +94,7 @@ def initialize(model: nn.Module, init: Init) -> None:
     Draws come from torch's global generator, so that one seed before a factory call fixes the whole model.
 
     Raises:
-        NetopsyError: `init` is neither one of `INITS` nor a `Normal`.
+        NetopsyError: `init` is neither one of `INITS` nor a `Normal` or `Scaled`.
     """
     check_init(init)
     if init == "torch":
@@ -92,8 +114,9 @@ def _draw(weight: Tensor, init: Init) -> None:
         else:
             nn.init.normal_(weight, 0.0, init.sigma)
         return
-    scheme, shape = init.split("-")
-    deviation = math.sqrt(_variance(scheme, weight))
+    name, scale = (init.scheme, init.scale) if isinstance(init, Scaled) else (init, 1.0)
+    scheme, shape = name.split("-")
+    deviation = scale * math.sqrt(_variance(scheme, weight))
     if shape == "normal":
         nn.init.normal_(weight, 0.0, deviation)
     else:

@@ -26,3 +26,36 @@ def pad_crop_flip(images: Float[Tensor, "n c h w"], pad: int, generator: torch.G
     windows = padded(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
     crops = windows[torch.arange(count, device=images.device), :, top, left]
     return torch.where(flip[:, None, None, None], crops.flip(-1), crops)
+
+
+def wrap_flip(
+    images: Float[Tensor, "n c h w"], shift: int, generator: torch.Generator, *, turn: bool = False
+) -> Float[Tensor, "n c h w"]:
+    """Shift with wrap-around and mirror left to right with probability 1/2 (Novak et al. 2018, A.5.4).
+
+    Each image draws its own two shifts, uniform from -shift to shift, and its own flips; no pixel is lost.
+
+    Args:
+        images: not changed.
+        shift: the most pixels, of both directions.
+        generator: a CPU generator; it advances.
+        turn: also mirror upside down with probability 1/2, and turn by -90°, 0° or 90°, each as likely (A.5.3); images
+            must be square.
+    """
+    count, device = len(images), images.device
+    height, width = images.shape[2:]
+    down, right = torch.randint(-shift, shift + 1, (2, count), generator=generator).to(device)
+    rows = (torch.arange(height, device=device) - down[:, None]) % height
+    columns = (torch.arange(width, device=device) - right[:, None]) % width
+    mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    quarter = torch.zeros(count, dtype=torch.int64, device=device)
+    if turn:
+        upside = (torch.rand(count, generator=generator) < 0.5).to(device)
+        rows = torch.where(upside[:, None], rows.flip(1), rows)
+        quarter = torch.randint(-1, 2, (count,), generator=generator).to(device)
+    every = torch.arange(count, device=device)[:, None, None]
+    changed = images[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    for turns in (-1, 1) if turn else ():
+        changed = torch.where((quarter == turns)[:, None, None, None], changed.rot90(turns, (2, 3)), changed)
+    return changed.contiguous()

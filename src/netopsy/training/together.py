@@ -16,11 +16,13 @@ from torch.nn.functional import batch_norm
 from netopsy._checks import NetopsyError, at_least, one_of, shorten
 from netopsy._random import forked
 from netopsy._typing import State
+from netopsy.models.activations import HardSigmoid
 from netopsy.network.addresses import canonical_names, named_state
 from netopsy.training.descending import descending_linear, stacked_linear
 
 POINTWISE = (
-    nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Sigmoid,
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.Tanh, nn.Hardtanh,
+    nn.Sigmoid, nn.Hardsigmoid, HardSigmoid,
 )  # fmt: skip
 """Modules without values that treat every number alike: they take the stacked tensor as it is."""
 
