@@ -1,0 +1,124 @@
+"""Softmax-Jacobian norms beside `vmap(jacrev)`, a loop over examples, and plain backward passes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from _common import ratio, write
+from torch import Tensor, nn
+
+from netopsy.models.fcn import fcn
+from netopsy.probes.jacobian_norm import jacobian_norm
+
+FEW = 4
+"""Points that the loop takes: its time is counted for all of them."""
+
+
+def interleaved(repeats: int, **ways: Callable[[], object]) -> dict[str, list[float]]:
+    """Seconds of the processor, run in turns after one round to warm up; others' work does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            seconds[name].append(time.process_time() - start)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def conv_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, stride=2, padding=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 64, 10),
+    )
+
+
+def jacrev(model: nn.Module, x: Tensor) -> Tensor:
+    """As torch.func's own tutorial has it."""
+
+    def probabilities(z: Tensor) -> Tensor:
+        return model(z[None])[0].softmax(0)
+
+    return torch.func.vmap(torch.func.jacrev(probabilities))(x).flatten(1).norm(dim=1)
+
+
+def loop(model: nn.Module, x: Tensor) -> Tensor:
+    """An example and a class at a time."""
+    found = []
+    for z in x:
+        z = z[None].clone().requires_grad_()
+        p = model(z).softmax(1)[0]
+        rows = [torch.autograd.grad(p[k], z, retain_graph=True)[0] for k in range(len(p))]
+        found.append(torch.stack(rows).norm())
+    return torch.stack(found)
+
+
+def backward(model: nn.Module, x: Tensor) -> None:
+    """n - 1 passes from the logits to the input, of the whole batch."""
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    for k in range(logits.shape[1] - 1):
+        torch.autograd.grad(logits[:, k].sum(), x, retain_graph=True)
+
+
+def row(name: str, model: nn.Module, x: Tensor, repeats: int) -> str:
+    model = model.eval().requires_grad_(False)  # to the advantage of the others: ours leaves parameters out anyway
+    seconds = interleaved(
+        repeats,
+        ours=lambda: jacobian_norm(model, x),
+        jacrev=lambda: jacrev(model, x),
+        loop=lambda: loop(model, x[:FEW]),
+        backward=lambda: backward(model, x),
+    )
+    seconds["loop"] = [value * len(x) / FEW for value in seconds["loop"]]
+    mine = jacobian_norm(model, x)
+    difference = float((torch.tensor(mine.norms) - jacrev(model, x)).abs().max() / mine.mean)
+    assert difference < 1e-4
+    return (
+        f"| {name} | {len(x)} | {mine.provenance['chunk']} | {ratio(seconds, 'jacrev', 'ours'):.2f} | "
+        f"{ratio(seconds, 'loop', 'ours'):.1f} | {ratio(seconds, 'ours', 'backward'):.2f} | {difference:.0e} |"
+    )
+
+
+def main(repeats: int = 5) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    lines = [
+        "10 classes, float32; ours with all its checks of model and data. Ratios of processor",
+        f"seconds within a round, the median of {repeats} rounds; the loop's are those of {FEW} points, scaled",
+        "to all points.",
+        "`over backward`: our time over n - 1 plain backward passes of the batch from the logits to the input.",
+        "`difference`: the largest to `vmap(jacrev)`, over the mean norm. The machine is shared and noisy.",
+        "",
+        "| model | points | chunk | `vmap(jacrev)` / ours | loop / ours | over backward | difference |",
+        "|---|---|---|---|---|---|---|",
+        row(
+            "FCN 5×500, 784 inputs",
+            fcn(inputs=784, classes=10, depth=5, width=500),
+            torch.randn(1000, 784),
+            repeats,
+        ),
+        row(
+            "FCN 5×200, 3072 inputs",
+            fcn(inputs=3072, classes=10, depth=5, width=200),
+            torch.randn(1000, 3072),
+            repeats,
+        ),
+        row("conv net, 3×32×32 inputs", conv_net(), torch.randn(256, 3, 32, 32), repeats),
+    ]
+    write("jacobian", "OMP_NUM_THREADS=1 python benchmarks/bench_jacobian.py", lines)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
