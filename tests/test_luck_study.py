@@ -84,9 +84,9 @@ def test_every_claim_has_a_sweep_over_known_lines(preset: str) -> None:
         assert claim.id == f"luck/{name}"
         if name.startswith("F"):
             assert set(lines_of(claim)) <= known.keys()
-        sweep = luck.SWEEPS[name](preset=preset, seeds=(3, 5))
+        sweep = luck.SWEEPS[name](preset=preset, seeds=(1, 3))
         populations = [config for config in sweep.configs if isinstance(config, Point)]
-        assert all(config.config.seeds == (3, 5) for config in populations)
+        assert all(config.config.seeds == (1, 3) for config in populations)
         assert len({part.name for part in claim.parts}) == len(claim.parts)
 
 
@@ -150,7 +150,8 @@ def test_a_run_with_its_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             for line in lines_of(luck.CLAIMS["F7"])[:2]
         ]
     )
-    luck_pictures.near_starts(near, study.folder)
+    figure = luck_pictures.near_starts(near)
+    assert next(ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()) == "$||W_u - W^*||$"
     whole = pd.concat(
         [near[near.line == near.line.iloc[0]].assign(line=line) for line in lines_of(luck.CLAIMS["F7"])]
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PolyCollection, QuadMesh
 
 from netopsy._checks import NetopsyError
-from netopsy.plots.matching import bias_histograms, match_heatmap, match_lines, norm_bands
+from netopsy.plots.matching import bias_histograms, match_heatmap, match_lines, norm_bands, seed_bands
 
 MATRIX = np.array([[0.1, 0.9, 0.3, 0.0], [0.8, -1.2, np.nan, 0.2]])
 RUNS = pd.DataFrame(
@@ -57,6 +59,23 @@ def test_lines_are_means_and_bands_from_least_to_largest() -> None:
     ax.figure.canvas.draw()
 
 
+@pytest.mark.parametrize(("band", "ends"), [("range", (0.1, 0.5)), ("sd", (0.3 - 0.2, 0.3 + 0.2))])
+def test_bands_of_seeds(band: Literal["range", "sd"], ends: tuple[float, float]) -> None:
+    """Two seeds: the deviation from their mean is half of their difference; kinds without a look are not drawn."""
+    frame = pd.DataFrame(
+        {"kind": ["a"] * 4 + ["b"] * 2, "seed": [0, 1, 0, 1, 0, 0], "x": [0, 0, 2, 2, 0, 2],
+         "y": [0.1, 0.5, 0.4, np.nan, 1.0, 1.0]}
+    )  # fmt: skip
+    ax = seed_bands(frame, "x", "y", by="kind", looks={"a": ("one", "#000000", "--"), "c": ("", "k", "-")}, band=band)
+    (line,) = ax.lines
+    assert (line.get_label(), line.get_linestyle()) == ("one", "--")
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [0.3, 0.4])
+    vertices = ax.collections[0].get_paths()[0].vertices
+    assert isinstance(vertices, np.ndarray)
+    heights = vertices[vertices[:, 0] == 0][:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx(ends)
+
+
 def test_bands_of_norms() -> None:
     nodes = pd.DataFrame(
         {"time": [0, 0, 0, 1, 1, 1], "set": ["u", "r", "r"] * 2, "fan_out_norm": [1.0, 1.0, 1.0, 1.2, 0.2, 0.6]}
@@ -99,6 +118,11 @@ def test_refusals() -> None:
         match_lines(RUNS, column="angle")  # type: ignore[arg-type]
     with pytest.raises(NetopsyError, match="missing loss"):
         match_lines(RUNS, column="loss")
+    twice = pd.concat([RUNS, RUNS])
+    with pytest.raises(NetopsyError, match="expected one row for layer, seed and epoch; got several"):
+        seed_bands(twice, "epoch", "rank", by="layer", looks={})
+    with pytest.raises(NetopsyError, match="band: expected one of 'range', 'sd'; got 'se'"):
+        seed_bands(RUNS, "epoch", "rank", by="layer", looks={}, band="se")  # type: ignore[arg-type]
     with pytest.raises(NetopsyError, match="missing fan_out_norm"):
         norm_bands(pd.DataFrame({"time": [0], "set": ["u"]}))
     with pytest.raises(NetopsyError, match="expected finite biases; got NaN or infinite ones"):

@@ -1,7 +1,8 @@
-"""Students and teachers (Tian et al. 2019, Figures 6, 7, 8 and 11): who goes with whom, and when."""
+"""Students and teachers (Tian et al. 2019, Figures 6 to 12): who goes with whom, and when."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -163,6 +164,54 @@ def norm_bands(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     finish_lines(ax, ScalarFormatter(), "norms of rows of V", "mean ± sd of units")
     for text in ax.get_legend().get_texts():  # type: ignore[union-attr]
         text.set_parse_math(True)
+    return ax
+
+
+def seed_bands(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    by: str,
+    looks: Mapping[str, tuple[str, str, str]],
+    band: Literal["range", "sd"] = "range",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw several runs' courses, a line a kind: the mean of the seeds, and a band. There is no legend yet.
+
+    Args:
+        frame: a row a kind, seed and x.
+        x: column along the axis, of numbers.
+        y: column that is drawn; NaN is left out.
+        by: column of the kinds, as words.
+        looks: kind -> its words, its color and the style of its line; in this order. Others are not drawn.
+        band: from the least to the largest of the seeds, or one standard deviation to each side.
+        ax: where to draw; None makes a figure.
+
+    Raises:
+        NetopsyError: for a frame that is empty or lacks columns, or has a kind, seed and x twice.
+    """
+    one_of("band", band, ("range", "sd"))
+    need(frame, (x, y, by, "seed"), "a row a kind, seed and x")
+    if frame.duplicated([by, "seed", x]).any():
+        raise NetopsyError(f"frame: expected one row for {by}, seed and {x}; got several; take their mean first")
+    ax = ax or new_axes(4.4, 3.0)
+    kinds, values, across = frame[by].astype(str).to_numpy(), floats(frame[y]), floats(frame[x])
+    for kind, (label, color, style) in looks.items():
+        mine = (kinds == kind) & np.isfinite(values)
+        if not mine.any():
+            continue
+        middle, low, high = _spread(across[mine], values[mine])
+        at = np.unique(across[mine])
+        if band == "sd":
+            off = np.array([values[mine & (across == place)].std() for place in at])
+            low, high = middle - off, middle + off
+        ax.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+        marker = "o" if len(at) <= 12 else ""
+        ax.plot(at, middle, color=color, linestyle=style, lw=1.3, label=label, marker=marker, markersize=2.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_linewidth(0.6)
+    ax.tick_params(labelsize=TICK, length=2, width=0.6)
     return ax
 
 

@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from netopsy.store.sweep import Sweep
-from netopsy.studies import luck_claims, luck_theory_claims
+from netopsy.studies import luck_claims, luck_gate_claims, luck_theory_claims
 from netopsy.studies.claims import Claim
+from netopsy.studies.luck_gate_claims import labelled
 from netopsy.studies.luck_settings import Preset
 from netopsy.studies.running import Report, Study, run_claims
 
-CLAIMS: Mapping[str, Claim] = {**luck_claims.CLAIMS, **luck_theory_claims.CLAIMS}
-SWEEPS: Mapping[str, Callable[..., Sweep]] = {**luck_claims.SWEEPS, **luck_theory_claims.SWEEPS}
+CLAIMS: Mapping[str, Claim] = {**luck_claims.CLAIMS, **luck_theory_claims.CLAIMS, **luck_gate_claims.CLAIMS}
+SWEEPS: Mapping[str, Callable[..., Sweep]] = {
+    **luck_claims.SWEEPS,
+    **luck_theory_claims.SWEEPS,
+    **luck_gate_claims.SWEEPS,
+}
 
 USUAL = ("T1", "T3", "F7", "F8")
 """Claims that are judged when none is named."""
@@ -53,4 +58,5 @@ def run(
         jobs=jobs,
         retry=retry,
         report=report,
+        verdict=labelled,
     )

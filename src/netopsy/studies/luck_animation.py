@@ -21,7 +21,7 @@ from netopsy.probes.teacher_student_run import train
 from netopsy.training.together import Together
 
 MOVING = TeacherStudentConfig(
-    inputs=2, hidden=(5,), outputs=20, node_multi=6, bias=False, data_std=1.0, samples=1280, epochs=40, lr=0.5,
+    inputs=2, hidden=(5,), outputs=20, node_multi=6, bias=False, data_std=1.0, samples=6400, epochs=40, lr=1.0,
     evaluation=256, seeds=(0,),
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ def _first_two(config: TeacherStudentConfig) -> Sequence[str]:
 def _frame(
     epoch: int, points: Float[Tensor, "j 2"], sizes: Float[Tensor, " j"], goal: Float[Tensor, "t 2"], reach: float
 ) -> Image.Image:
-    figure = Figure(figsize=(3.2, 3.2), layout="constrained", facecolor="white", dpi=80)
+    figure = Figure(figsize=(3.4, 3.6), layout="constrained", facecolor="white", dpi=80)
     ax = figure.add_subplot()
     ax.axhline(0, color=FAINT, linewidth=0.6)
     ax.axvline(0, color=FAINT, linewidth=0.6)
@@ -82,7 +82,7 @@ def _frame(
     ax.scatter(across, up, s=(30 * sizes).tolist(), color=BLUE, alpha=0.7, linewidths=0)
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     ax.tick_params(labelsize=6, length=2)
-    ax.set_title(f"epoch {epoch}: weights of the student (points) and the teacher", size=LABEL - 1, loc="left")
+    ax.set_title(f"epoch {epoch}\npoints: the student; arrows: its teacher", size=LABEL, loc="left")
     held = io.BytesIO()
     figure.savefig(held, format="png")
     return Image.open(held).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
