@@ -169,7 +169,7 @@ def test_an_interruption_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys:
         (["train", "run", "--patience", "2", "--target-loss", "0.1"], "patience: expected None with target_loss or "),
         (
             ["insepct"],
-            "command: expected one of demo, train, inspect, plan, report, compare, sweep, study, version; got "
+            "command: expected one of demo, train, inspect, plan, report, compare, match, sweep, study, version; got "
             "'insepct'; did you mean inspect",
         ),
         (["fly"], "command: expected one of demo, train, inspect"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -13,7 +15,7 @@ from torch import nn
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
 from netopsy.network.trajectory import Trajectory
-from netopsy.probes.norm_biases import norm_biases
+from netopsy.probes.norm_biases import NormBiases, norm_biases
 from netopsy.probes.norm_conservation import norm_drift
 
 with forked(0):
@@ -94,7 +96,7 @@ def test_a_dead_unit_breaks_nothing() -> None:
     assert frame.status.tolist() == ["ok"]
 
 
-def test_signs_of_biases() -> None:
+def test_signs_of_biases(tmp_path: Path) -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3),
         nn.BatchNorm2d(4),
@@ -116,10 +118,21 @@ def test_signs_of_biases() -> None:
     assert found.biases.layer.tolist() == ["1"] * 4 + ["5"] * 2
     assert isinstance(found.plot(columns=2), Figure)
     assert "no bias" in str(found)
+    assert str(found).splitlines()[-1] == "66.7% of 6 biases are below 0: gates closed most of the time."
+    again = NormBiases.load(found.save(tmp_path / "found"))
+    pd.testing.assert_frame_equal(again.to_frame(), found.to_frame(), check_exact=True)
+    pd.testing.assert_frame_equal(again.biases, found.biases, check_exact=True)
+    assert again.provenance == found.provenance
+    with pytest.raises(NetopsyError, match="expected a saved NormBiases; it has no layers"):
+        NormBiases.load(tmp_path)
     run = Trajectory.from_states(model, {0: model.state_dict()})
     assert norm_biases(run).frame.equals(found.frame)
     silent = norm_biases(nn.Sequential(nn.BatchNorm1d(3, affine=False)))
     assert silent.biases.empty
+    assert str(silent).endswith("No batch normalization has biases.")
+    read = NormBiases.load(silent.save(tmp_path / "silent"))
+    pd.testing.assert_frame_equal(read.biases, silent.biases, check_exact=True)
+    pd.testing.assert_frame_equal(read.frame, silent.frame, check_exact=True)
 
 
 @pytest.mark.usefixtures("unchecked")

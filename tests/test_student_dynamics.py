@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from matplotlib.axes import Axes
 
 from netopsy._checks import Diverged, NetopsyError
+from netopsy._storage import write_state
 from netopsy.probes.arc_cosine import angles, gate_kernel, gate_slope, relu_kernel
 from netopsy.probes.convergence_rate import convergence_rate, log_sine_rates
-from netopsy.probes.student_dynamics import student_dynamics
+from netopsy.probes.student_dynamics import StudentDynamics, student_dynamics
 from netopsy.probes.two_layers import (
     Setting,
     TwoLayer,
@@ -255,15 +260,72 @@ def test_theorem_4_along_its_way() -> None:
 def test_close_starts_differ_in_what_they_say_alone() -> None:
     far, near = (close_start(inputs=5, teacher=4, outputs=3, factor=2, p_w=p, p_v=1 - p) for p in (0.0, 1.0))
     for a, b in zip(far, near, strict=True):
-        np.testing.assert_allclose(np.linalg.norm(a.fan_in, axis=1), 1)
-        np.testing.assert_allclose(np.linalg.norm(b.fan_out, axis=1), 1)
+        for net in (a, b):
+            np.testing.assert_allclose(np.linalg.norm(net.fan_in, axis=1), 1)
+            np.testing.assert_allclose(np.linalg.norm(net.fan_out, axis=0), 1)
     np.testing.assert_array_equal(far[0].fan_in, near[0].fan_in)
     np.testing.assert_array_equal(far[1].fan_in[4:], near[1].fan_in[4:])
     np.testing.assert_allclose(near[1].fan_in[:4], near[0].fan_in)
-    np.testing.assert_allclose(far[1].fan_out[:4], far[0].fan_out)
     assert near[1].fan_in.shape == (8, 5)
+    assert near[1].fan_out.shape == (8, 3)
     other = close_start(inputs=5, teacher=4, outputs=3, factor=2, seed=1)
     assert (other[0].fan_in != far[0].fan_in).all()
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0])
+def test_columns_of_the_whole_fan_out_are_normalized_together(p: float) -> None:
+    """Column by column by hand, of the noise that p = 0 leaves alone; V_u is then longer than V_r, as in Figure 7."""
+    (teacher, noise), (_, student) = (
+        close_start(inputs=5, teacher=40, outputs=6, factor=4, p_v=share) for share in (0.0, p)
+    )
+    for column in range(6):
+        mixed = noise.fan_out[:, column].copy()
+        for unit in range(40):
+            mixed[unit] = p * teacher.fan_out[unit, column] + (1 - p) * mixed[unit]
+        np.testing.assert_allclose(student.fan_out[:, column], mixed / np.sqrt((mixed**2).sum()), atol=1e-15)
+    near, rest = (np.linalg.norm(rows, axis=1).mean() for rows in (student.fan_out[:40], student.fan_out[40:]))
+    assert near > 1.5 * rest if p == 1 else near > 0.5 * rest
+
+
+def test_a_close_start_of_two_units_in_closed_form() -> None:
+    """V* = ±1; at p_v = 1 the column (V*, n) of length √(1 + n²), where (m, n) is the noise of length one."""
+    (teacher, noise), (_, student) = (
+        close_start(inputs=2, teacher=1, outputs=1, factor=2, p_v=share) for share in (0.0, 1.0)
+    )
+    sign, n = float(teacher.fan_out[0, 0]), float(noise.fan_out[1, 0])
+    assert abs(sign) == 1
+    expected = np.array([[sign], [n]]) / np.sqrt(1 + n**2)
+    np.testing.assert_allclose(student.fan_out, expected, atol=1e-15)
+
+
+def test_results_are_saved_and_printed(tmp_path: Path) -> None:
+    teacher, student = close_start(inputs=3, teacher=2, outputs=2, factor=2, p_w=0.5, p_v=0.5)
+    single = TwoLayer(fan_in=student.fan_in.astype(np.float32), fan_out=student.fan_out.astype(np.float32))
+    found = student_dynamics(teacher, single, np.linspace(0, 1, 30).tolist(), lr=0.05, threshold=0.5)
+    again = StudentDynamics.load(found.save(tmp_path / "found"))
+    pd.testing.assert_frame_equal(again.to_frame(), found.to_frame(), check_exact=True)
+    pd.testing.assert_frame_equal(again.nodes, found.nodes, check_exact=True)
+    assert again.provenance == found.provenance
+    assert list(again.paths) == ["ode", "sgd"]
+    for way, path in found.paths.items():
+        for mine, theirs in zip(again.paths[way], path, strict=True):
+            for name in ("fan_in", "fan_out"):
+                a, b = getattr(mine, name), getattr(theirs, name)
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(a, b)
+    text = str(again)
+    assert len(text.splitlines()) == 1 + 2 * 12 + 1
+    assert text.splitlines()[-1].startswith("4 units learn from 2; 12 of 30 times. Angles in radians")
+    assert isinstance(again.plot(way="sgd"), Axes)
+    short = str(student_dynamics(teacher, student, [0.0], ways=["ode"]))
+    assert short.splitlines()[-1].startswith("4 units learn from 2. Angles")
+    with pytest.raises(NetopsyError, match="it exists and is not empty"):
+        found.save(tmp_path / "found")
+    write_state(tmp_path / "found" / "weights.safetensors", {"ode.0.fan_in": torch.zeros(4, 3)})
+    with pytest.raises(NetopsyError, match=r"expected the weights of 60 students in weights.* it has 1 matrices"):
+        StudentDynamics.load(tmp_path / "found")
+    with pytest.raises(NetopsyError, match="expected a saved StudentDynamics; it has no times"):
+        StudentDynamics.load(tmp_path)
 
 
 @pytest.mark.usefixtures("unchecked")

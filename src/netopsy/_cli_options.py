@@ -24,7 +24,10 @@ class Training:
     batch_size: int = FIT.batch_size
     """Examples a step."""
 
-    optimizer: Literal["sgd", "adam", "rmsprop"] = FIT.optimizer
+    loss: Literal["cross-entropy", "l2"] = FIT.loss
+    """What is descended on: cross-entropy, or the squared error to the one-hot label."""
+
+    optimizer: Literal["sgd", "adam", "rmsprop", "lbfgs"] = FIT.optimizer
     """How to step."""
 
     lr: float = FIT.lr
@@ -42,7 +45,7 @@ class Training:
     lr_factor: float = FIT.lr_factor
     """See --lr-drops."""
 
-    augment: Literal["none", "pad-crop-flip"] = FIT.augment
+    augment: Literal["none", "pad-crop-flip", "wrap-flip", "wrap-flip-turn"] = FIT.augment
     """Random shifts and mirror images of the training images."""
 
     pad: int = FIT.pad
@@ -73,7 +76,7 @@ class Training:
     """See --patience."""
 
     target_loss: float | None = FIT.target_loss
-    """Stop once the loss on the training data is this low (cross-entropy, in nats)."""
+    """Stop once the loss on the training data is this low (cross-entropy: in nats)."""
 
     target_error: float | None = FIT.target_error
     """Stop once the share of errors on the training data is this low."""
@@ -234,6 +237,41 @@ class Compare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Match:
+    """Say which units of RUN_A are those of RUN_B, and since when: any two architectures on the same data.
+
+    Layers are taken in pairs, in order. What was measured before is found.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the two runs."""
+
+    sites: tuple[str, ...] = ()
+    """Layers of RUN_A: names or globs of modules; by default all activation modules."""
+
+    other_sites: tuple[str, ...] = ()
+    """As many layers of RUN_B; by default named as those of RUN_A."""
+
+    model: str | None = None
+    """pkg.mod:factory of RUN_A, where it is not one of netopsy's own models."""
+
+    other_model: str | None = None
+    """The same of RUN_B."""
+
+    data: str | None = None
+    """To measure on, as for `netopsy inspect`; by default RUN_A's."""
+
+    split: str | None = None
+    """Of the data; by default the test split, or what comes closest."""
+
+    out: Path | None = None
+    """The HTML file; by default runs/match.html."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """Run what is left of a sweep, or say how far it is: `netopsy sweep status [FOLDER or pkg.mod:sweep]`."""
 
@@ -263,15 +301,15 @@ class Sweep:
 class Study:
     """Run a paper's experiments and say which of its claims hold. Finished work is found, and not done again."""
 
-    paper: tyro.conf.Positional[Literal["layers", "units", "criticality", "luck"]]
+    paper: tyro.conf.Positional[Literal["layers", "units", "criticality", "luck", "sensitivity"]]
     """Which paper: layers (Zhang, Bengio, Singer 2022), units (Casper et al. 2019), criticality (Chatterji,
-    Neyshabur, Sedghi 2020), luck (Tian et al. 2019)."""
+    Neyshabur, Sedghi 2020), luck (Tian et al. 2019), sensitivity (Novak et al. 2018)."""
 
     claims: tuple[str, ...] | None = None
     """Which of its claims. layers: F1a, F4, F6 (if none is named), F2, T1. units: F2, F3, S2, C6 (if none is named),
     F1, B2, F4, F5, C3, C5, C7, C11, C12, C13. criticality: F2, F4, F5a, T32 (if none is named), F1, F3, F5b, F7, F8,
     F9, C33, N, T2, T3, T4. luck: T1, T3, F7, F8 (if none is named), F12, F8-large, F8-conv, F9, F10a, F10b, F11, S33,
-    LT."""
+    LT, T2, T4, F6. sensitivity: F2, F3, A11, F6 (if none is named), F1, F4a, F4b, F4c, F4d, F5, A8, logit."""
 
     preset: Literal["laptop", "paper"] = "laptop"
     """laptop: minutes on two cores. paper: the paper's own setting."""
@@ -301,6 +339,7 @@ Command = (
     | Annotated[Plan, tyro.conf.subcommand("plan", default=Plan())]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Match, tyro.conf.subcommand("match")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Version, tyro.conf.subcommand("version")]

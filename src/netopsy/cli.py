@@ -17,7 +17,7 @@ import netopsy
 from netopsy import _cli_output as show
 from netopsy._checks import NetopsyError
 from netopsy._cli_heatmap import print_result
-from netopsy._cli_options import Compare, Demo, Inspect, Plan, Report, Study, Sweep, Train, Version
+from netopsy._cli_options import Compare, Demo, Inspect, Match, Plan, Report, Study, Sweep, Train, Version
 from netopsy._cli_output import bars, errors, loading, pace, print_bullets, print_json, print_table, say, task
 from netopsy._cli_parse import parse, spoken
 from netopsy.training.config import FitConfig
@@ -187,6 +187,30 @@ def _compare(options: Compare, console: Console) -> None:
     print(made.path)
 
 
+def _match(options: Match, console: Console) -> None:
+    if len(options.runs) != 2:
+        got = " ".join(map(str, options.runs)) or "none"
+        raise NetopsyError(f"match: expected RUN_A RUN_B, the folders of two runs; got {got}")
+    with bars(console) as progress:
+        say(progress, "reading the runs and their data")
+        with loading():
+            from netopsy.commands import match, probing
+
+        asked = _chosen(options, "sites", "other_sites", "model", "other_model", "data", "split", "out")
+        made = match.match(options.runs, **asked, progress=partial(task, progress))
+    if options.json:
+        tables = {"layers": made.layers, "units": made.match.to_frame(), "winners": made.ranks.to_frame()}
+        files = {what: str(path) for what, path in made.files.items()}
+        rows = {what: probing.plain_rows(table) for what, table in tables.items()}
+        print_json({**rows, "sentences": list(made.sentences), "files": files, "report": str(made.path)})
+        return
+    print(made)
+    print()
+    print_bullets(made.sentences)
+    print()
+    print_table({**made.files, "report": made.path})
+
+
 def _sweep(options: Sweep, console: Console) -> None:
     first, *rest = options.target or ("",)
     status = first == "status" and len(rest) <= 1
@@ -243,6 +267,7 @@ RUN: Mapping[type, Callable[[Any, Console], None]] = {
     Plan: _inspect,
     Report: _report,
     Compare: _compare,
+    Match: _match,
     Sweep: _sweep,
     Study: _study,
     Version: _version,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,10 +19,15 @@ from torch import Tensor, nn
 
 from netopsy import __version__
 from netopsy._checks import NetopsyError
+from netopsy._storage import new_folder, read_result, write_result, write_state
 from netopsy.engine.batches import open_data
 from netopsy.network.task import Task
+from netopsy.network.tensor_files import TensorFile
 from netopsy.probes.gradient_rule import Betas, descend, layer_gradient, read_pair
 from netopsy.probes.relu_chain import ReluChain, Run
+
+MOMENTS = "moments.safetensors"
+"""The file of a saved result's matrices."""
 
 NUMBERS = 1 << 22
 """Entries of one layer's β and β* that are held at a time: examples are taken in pieces of so many."""
@@ -99,8 +105,44 @@ class LayerDynamics:
         rows = (moments.separated_across if separated else moments.joint_across).T
         return rows[: self.frame.teacher_units[layer], : self.frame.units[layer]]
 
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a folder: `layers.parquet`, `moments.safetensors` and `manifest.json`.
+
+        Raises:
+            NetopsyError: when the folder exists and has files in it, unless `overwrite`.
+        """
+        folder = new_folder(Path(path), overwrite=overwrite)
+        names = [each.name for each in fields(LayerMoments)]
+        tensors = {f"{at}.{name}": getattr(layer, name) for at, layer in enumerate(self.moments) for name in names}
+        write_state(folder / MOMENTS, tensors)
+        return write_result(folder, {"layers": self.frame}, self.provenance, overwrite=True)  # the manifest last
+
+    @classmethod
+    def load(cls, path: Path | str) -> LayerDynamics:
+        """Read what `save` wrote.
+
+        Raises:
+            NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
+        """
+        tables, provenance = read_result(path, "LayerDynamics", "layer_dynamics", ["layers"])
+        file, frame = TensorFile(Path(path) / MOMENTS), tables["layers"]
+        names = [each.name for each in fields(LayerMoments)]
+        wanted = {f"{at}.{name}" for at in range(len(frame)) for name in names}
+        if wanted != set(file.names):
+            raise NetopsyError(
+                f"{path}: expected {len(wanted)} matrices of {len(frame)} layers in {MOMENTS}; it has "
+                f"{len(file.names)}; the file is damaged"
+            )
+        moments = [LayerMoments(**{name: file.read(f"{at}.{name}") for name in names}) for at in range(len(frame))]
+        return cls(moments=tuple(moments), frame=frame, provenance=provenance)
+
     def __str__(self) -> str:
-        return self.frame.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="–")
+        text = self.frame.to_string(index=False, float_format=lambda value: f"{value:.3g}", na_rep="–")
+        examples = self.provenance["examples"]
+        return (
+            f"{text}\nMeans over {examples:,} examples. Gaps are relative to the exact update: gap_joint of "
+            "E[β f'f'], gap_separated of E[β] E[f'f']."
+        )
 
 
 def layer_dynamics(

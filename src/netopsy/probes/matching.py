@@ -7,19 +7,20 @@ Tian et al.: Luck Matters: Understanding Training Dynamics of Deep ReLU Networks
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from torch import nn
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from netopsy import __version__
 from netopsy._checks import NetopsyError, one_of, shorten
-from netopsy._typing import FloatArray
 from netopsy.engine.alignment import best, one_to_one, rho_bar
 from netopsy.engine.batches import open_data
-from netopsy.engine.pairs import PairMoments, pair_moments
+from netopsy.engine.pairs import pair_moments
 from netopsy.network.addresses import unwrap
 from netopsy.network.states import check_precision
 from netopsy.network.task import Task
@@ -39,6 +40,7 @@ def match_units(
     sites: UnitSpec = None,
     other_sites: UnitSpec = None,
     assignment: Assignment = "best",
+    names: tuple[str, str] | None = None,
     seed: int = 0,
     task: Task | None = None,
     batch_size: int | None = None,
@@ -62,7 +64,8 @@ def match_units(
         sites: layers of `net_a`; by default the outputs of all activation modules (see
             `netopsy.network.units.find_units`).
         other_sites: as many layers of `net_b`; by default named as those of `net_a`.
-        assignment: see `Assignment`.
+        assignment: see `Assignment`; `reassigned` gives the other one without another pass.
+        names: of the two networks, for tables, pictures and reports.
         seed: of the order of the examples, which changes rounding only.
         task: how batches of both are read.
         batch_size: examples a batch.
@@ -83,25 +86,17 @@ def match_units(
     check_pairs(mine, theirs)
     pairs = list(zip(mine, theirs, strict=True))
     found = pair_moments(first, second, pairs, source, task=task, progress=progress)
-    matrices = [moments.correlation() for moments in found]
-    frames, rows = [], []
-    for (a, b), moments, matrix in zip(pairs, found, matrices, strict=True):
-        match = (best if assignment == "best" else one_to_one)(matrix).numpy()
-        frames.append(_units(a, b, moments, matrix.numpy(), match))
-        rho = frames[-1].rho
-        rows.append(
-            (a.name, b.name, a.units, b.units, float(rho_bar(matrix)), rho.mean(), rho.count(), moments.count)
-        )
-    names = ["layer_a", "layer_b", "units_a", "units_b", "rho_bar", "mean_rho", "matched", "samples"]
-    whole = dict.fromkeys(("units_a", "units_b", "matched", "samples"), "Int64")
-    return UnitMatch(
-        matrix={a.name: matrix.numpy() for (a, _), matrix in zip(pairs, matrices, strict=True)},
-        frame=pd.concat(frames, ignore_index=True),
-        layers=pd.DataFrame(rows, columns=names).astype({"layer_a": "string", "layer_b": "string", **whole}),
-        provenance={
+    rows = [(a.name, b.name, a.units, b.units, moments.count) for (a, b), moments in zip(pairs, found, strict=True)]
+    return _assigned(
+        {a.name: moments.correlation() for a, moments in zip(mine, found, strict=True)},
+        {a.name: moments.status(0) for a, moments in zip(mine, found, strict=True)},
+        pd.DataFrame(rows, columns=["layer_a", "layer_b", "units_a", "units_b", "samples"]),
+        {
             "probe": "match_units",
             "netopsy": __version__,
+            "torch": str(torch.__version__),
             "data": source.fingerprint,
+            "names": None if names is None else list(names),
             "layers_a": {layer.name: {"address": str(layer.address), "shape": list(layer.shape)} for layer in mine},
             "layers_b": {layer.name: {"address": str(layer.address), "shape": list(layer.shape)} for layer in theirs},
             "assignment": assignment,
@@ -109,6 +104,25 @@ def match_units(
             "seed": seed,
             "seconds": time.perf_counter() - started,
         },
+    )
+
+
+def reassigned(found: UnitMatch, assignment: Assignment) -> UnitMatch:
+    """The same correlations with the matches of another assignment; no network is run.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    >>> best = match_units(net, net, (torch.randn(60, 4), torch.zeros(60)))
+    >>> reassigned(best, "one-to-one").frame.equals(best.frame)
+    True
+    """
+    one_of("assignment", assignment, ("best", "one-to-one"))
+    status = found.frame.status.astype(object).replace("unmatched", "ok")
+    return _assigned(
+        {name: torch.from_numpy(matrix) for name, matrix in found.matrix.items()},
+        {name: status[found.frame.layer_a == name].tolist() for name in found.matrix},
+        found.layers[["layer_a", "layer_b", "units_a", "units_b", "samples"]],
+        {**found.provenance, "assignment": assignment},
     )
 
 
@@ -130,19 +144,46 @@ def _network(name: str, given: Any) -> nn.Module:
     return model
 
 
-def _units(a: UnitLayer, b: UnitLayer, moments: PairMoments, matrix: FloatArray, match: Any) -> pd.DataFrame:
+def _assigned(
+    matrices: Mapping[str, Tensor],
+    statuses: Mapping[str, Sequence[str]],
+    layers: pd.DataFrame,
+    provenance: Mapping[str, Any],
+) -> UnitMatch:
+    """Every layer's matches, and what they come to."""
+    assign = best if provenance["assignment"] == "best" else one_to_one
+    frames, rows = [], []
+    for (name, matrix), row in zip(matrices.items(), layers.to_dict("records"), strict=True):
+        frame = _units(name, str(row["layer_b"]), statuses[name], matrix, assign(matrix))
+        frames.append(frame)
+        mean, matched = frame.rho.mean(), frame.rho.count()
+        head = (name, row["layer_b"], row["units_a"], row["units_b"])
+        rows.append((*head, float(rho_bar(matrix)), mean, matched, row["samples"]))
+    names = ["layer_a", "layer_b", "units_a", "units_b", "rho_bar", "mean_rho", "matched", "samples"]
+    whole = dict.fromkeys(("units_a", "units_b", "matched", "samples"), "Int64")
+    return UnitMatch(
+        matrix={name: matrix.numpy() for name, matrix in matrices.items()},
+        frame=pd.concat(frames, ignore_index=True),
+        layers=pd.DataFrame(rows, columns=names).astype({"layer_a": "string", "layer_b": "string", **whole}),
+        provenance=provenance,
+    )
+
+
+def _units(
+    layer: str, other: str, known: Sequence[str], matrix: Float[Tensor, "a b"], match: Int64[Tensor, " a"]
+) -> pd.DataFrame:
     """A row a unit of the first layer."""
-    matched = match >= 0
-    rho = np.where(matched, matrix[np.arange(a.units), match], np.nan)
-    status = np.array(moments.status(0), dtype=object)
+    place = match.numpy()
+    matched = place >= 0
+    status = np.array(known, dtype=object)
     status[(status == "ok") & ~matched] = "unmatched"
     frame = pd.DataFrame(
         {
-            "layer_a": a.name,
-            "unit": np.arange(a.units),
-            "layer_b": b.name,
-            "match": pd.Series(match, dtype="Int64").where(matched),
-            "rho": rho,
+            "layer_a": layer,
+            "unit": np.arange(len(place)),
+            "layer_b": other,
+            "match": pd.Series(place, dtype="Int64").where(matched),
+            "rho": np.where(matched, matrix.numpy()[np.arange(len(place)), place], np.nan),
             "status": status,
         }
     )

@@ -27,7 +27,7 @@ class UnitMatch:
         frame: one row a unit of the first network; see `to_frame`.
         layers: one row a pair of layers: `layer_a, layer_b, units_a, units_b, rho_bar` (the mean over the first
             layer's units of their highest ρ), `mean_rho` (the mean of the matches' ρ), `matched` units, `samples`.
-        provenance: options, seed, versions, data fingerprint, layers of both, seconds.
+        provenance: options, names and layers of both, seed, versions, data fingerprint, seconds.
     """
 
     matrix: Mapping[str, FloatArray] = field(repr=False)
@@ -57,7 +57,9 @@ class UnitMatch:
         layer = next(iter(self.matrix)) if layer is None else layer
         one_of("layer", layer, tuple(self.matrix))
         match = self.frame.match[self.frame.layer_a == layer].fillna(-1).to_numpy("int64")
-        return match_heatmap(self.matrix[layer], match, ax=ax, **options)
+        known = self.provenance.get("names")
+        own = {"labels": tuple(f"units of {name}" for name in known)} if known else {}
+        return match_heatmap(self.matrix[layer], match, ax=ax, **{**own, **options})
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `units.parquet`, `layers.parquet`, `matrix.parquet` and `manifest.json`.
@@ -80,7 +82,7 @@ class UnitMatch:
         layers, long = tables["layers"], tables["matrix"]
         matrix = {}
         for name, a, b in zip(layers.layer_a, layers.units_a, layers.units_b, strict=True):
-            values = long.rho[long.layer_a == name].to_numpy("float64")
+            values = long.rho[long.layer_a == name].to_numpy("float64", copy=True)  # pandas may lend a read-only one
             if values.size != a * b:
                 raise NetopsyError(
                     f"{path}: expected {a} x {b} correlations of {name!r}; it has {values.size}; the file is damaged"
@@ -90,9 +92,11 @@ class UnitMatch:
 
     def __str__(self) -> str:
         text = self.layers.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–")
+        known = self.provenance.get("names")
+        head = [f"a: {known[0]}, b: {known[1]}"] if known else []
         ways = {"best": "each unit's best", "one-to-one": "no unit twice"}
         lost = self.frame.status.value_counts()
         notes = [f"{count} units are {name}." for name, count in lost.items() if name != "ok"]
         return "\n".join(
-            [text, f"Pearson's r between units; matches: {ways[self.provenance['assignment']]}.", *notes]
+            [*head, text, f"Pearson's r between units; matches: {ways[self.provenance['assignment']]}.", *notes]
         )

@@ -5,14 +5,18 @@ Tian et al.: Luck Matters: Understanding Training Dynamics of Deep ReLU Networks
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from netopsy import __version__
 from netopsy._checks import NetopsyError
+from netopsy._storage import read_result, write_result
 from netopsy.network.addresses import unwrap
 from netopsy.network.trajectory import Trajectory
 
@@ -27,10 +31,12 @@ class NormBiases:
     Attributes:
         frame: one row a layer; see `to_frame`.
         biases: one row a channel: `layer, channel, bias`.
+        provenance: the version.
     """
 
     frame: pd.DataFrame = field(repr=False)
     biases: pd.DataFrame = field(repr=False)
+    provenance: Mapping[str, Any] = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """A tidy table in order of registration.
@@ -46,8 +52,30 @@ class NormBiases:
 
         return bias_histograms(self.biases, **options)
 
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a folder: `layers.parquet`, `biases.parquet` and `manifest.json`.
+
+        Raises:
+            NetopsyError: when the folder exists and has files in it, unless `overwrite`.
+        """
+        return write_result(path, {"layers": self.frame, "biases": self.biases}, self.provenance, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: Path | str) -> NormBiases:
+        """Read what `save` wrote.
+
+        Raises:
+            NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
+        """
+        tables, provenance = read_result(path, "NormBiases", "norm_biases", ["layers", "biases"])
+        return cls(frame=tables["layers"], biases=tables["biases"], provenance=provenance)
+
     def __str__(self) -> str:
-        return self.frame.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–")
+        text = self.frame.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–")
+        if self.biases.empty:
+            return f"{text}\nNo batch normalization has biases."
+        below = float((self.biases.bias < 0).mean())
+        return f"{text}\n{below:.1%} of {len(self.biases):,} biases are below 0: gates closed most of the time."
 
 
 def norm_biases(model: nn.Module | Trajectory) -> NormBiases:
@@ -85,4 +113,5 @@ def norm_biases(model: nn.Module | Trajectory) -> NormBiases:
     return NormBiases(
         frame=pd.DataFrame(rows, columns=names).astype({"layer": "string", "channels": "Int64", "status": "string"}),
         biases=biases.astype({"layer": "string", "channel": "Int64", "bias": "float64"}),
+        provenance={"probe": "norm_biases", "netopsy": __version__},
     )

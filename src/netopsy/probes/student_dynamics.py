@@ -6,16 +6,21 @@ Tian et al.: Luck Matters: Understanding Training Dynamics of Deep ReLU Networks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
+from netopsy import __version__
 from netopsy._checks import Diverged, NetopsyError, at_least, inside, one_of
 from netopsy._random import derive
+from netopsy._storage import new_folder, read_result, write_result, write_state
+from netopsy.network.tensor_files import TensorFile
 from netopsy.probes.arc_cosine import angles
 from netopsy.probes.two_layers import (
     Setting,
@@ -35,6 +40,12 @@ Way: TypeAlias = Literal["ode", "sgd"]
 Path: TypeAlias = Sequence[TwoLayer]
 """The student at each time."""
 
+WEIGHTS = "weights.safetensors"
+"""The file of a saved result's students."""
+
+SHOWN = 12
+"""Times that a printed result has of each way, at most."""
+
 
 @dataclass(frozen=True, eq=False)
 class StudentDynamics:
@@ -45,11 +56,13 @@ class StudentDynamics:
         frame: one row a way and time; see `to_frame`.
         nodes: one row a way, time and unit: `way, time, node, set` (u or r), `angle` to the teacher's unit of the
             same number (radians; null in r), `fan_in_norm, fan_out_norm`.
+        provenance: sizes, times, options, versions.
     """
 
     paths: Mapping[str, Path] = field(repr=False)
     frame: pd.DataFrame = field(repr=False)
     nodes: pd.DataFrame = field(repr=False)
+    provenance: Mapping[str, Any] = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
         """A tidy table.
@@ -71,8 +84,53 @@ class StudentDynamics:
         one_of("way", way, tuple(self.paths))
         return norm_bands(self.nodes[self.nodes.way == way], ax=ax)
 
+    def save(self, path: FilePath | str, *, overwrite: bool = False) -> FilePath:
+        """Write a folder: `times.parquet`, `units.parquet`, `weights.safetensors` and `manifest.json`.
+
+        Raises:
+            NetopsyError: when the folder exists and has files in it, unless `overwrite`.
+        """
+        folder = new_folder(FilePath(path), overwrite=overwrite)
+        tensors = {
+            f"{way}.{at}.{name}": torch.tensor(getattr(net, name))
+            for way, nets in self.paths.items()
+            for at, net in enumerate(nets)
+            for name in ("fan_in", "fan_out")
+        }
+        write_state(folder / WEIGHTS, tensors)
+        tables = {"times": self.frame, "units": self.nodes}
+        return write_result(folder, tables, self.provenance, overwrite=True)  # the manifest last
+
+    @classmethod
+    def load(cls, path: FilePath | str) -> StudentDynamics:
+        """Read what `save` wrote.
+
+        Raises:
+            NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
+        """
+        tables, provenance = read_result(path, "StudentDynamics", "student_dynamics", ["times", "units"])
+        file, frame = TensorFile(FilePath(path) / WEIGHTS), tables["times"]
+        if len(file.names) != 2 * len(frame):
+            raise NetopsyError(
+                f"{path}: expected the weights of {len(frame)} students in {WEIGHTS}; it has {len(file.names)} "
+                "matrices; the file is damaged"
+            )
+        paths = {}
+        for way, rows in frame.groupby("way", sort=False):
+            read = [
+                [file.read(f"{way}.{at}.{name}").numpy() for name in ("fan_in", "fan_out")] for at in range(len(rows))
+            ]
+            paths[str(way)] = [TwoLayer(fan_in=w, fan_out=v) for w, v in read]
+        return cls(paths=paths, frame=frame, nodes=tables["units"], provenance=provenance)
+
     def __str__(self) -> str:
-        return self.frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="–")
+        p, count = self.provenance, len(self.provenance["times"])
+        kept = np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(int))
+        shown = self.frame[self.frame.groupby("way", sort=False).cumcount().isin(kept)]
+        text = shown.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="–")
+        left_out = f"; {len(kept)} of {count} times" if len(kept) < count else ""
+        units = f"{p['units']} units learn from {p['teacher_units']}"
+        return f"{text}\n{units}{left_out}. Angles in radians; fan_out: mean norms of the rows of V_u and V_r."
 
 
 def student_dynamics(
@@ -134,7 +192,24 @@ def student_dynamics(
             paths[way] = _descend(student, teacher, moments, setting, lr, batch, seed)
     frames = [_nodes(way, path, moments, teacher) for way, path in paths.items()]
     nodes = pd.concat(frames, ignore_index=True).astype(dict.fromkeys(("way", "set"), "string"))
-    return StudentDynamics(paths=paths, frame=_frame(paths, moments, teacher, setting), nodes=nodes)
+    return StudentDynamics(
+        paths=paths,
+        frame=_frame(paths, moments, teacher, setting),
+        nodes=nodes,
+        provenance={
+            "probe": "student_dynamics",
+            "netopsy": __version__,
+            "units": len(student.fan_in),
+            "teacher_units": len(teacher.fan_in),
+            "times": moments.tolist(),
+            "ways": list(ways),
+            **asdict(setting),
+            "lr": lr,
+            "batch": batch,
+            "seed": seed,
+            "tolerance": tolerance,
+        },
+    )
 
 
 def _solve(

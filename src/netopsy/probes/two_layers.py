@@ -127,8 +127,10 @@ def close_start(
 ) -> tuple[TwoLayer, TwoLayer]:
     """A teacher, and a student whose first units start near the teacher's (§4.2, Figure 7).
 
-    All rows of both have length one. W_u is p_w W* + (1 - p_w) noise, normalized, and V_u likewise; the rest is
-    noise. (`netopsy.models.teachers.start_near`, of which the study's networks are made, normalizes V as a whole.)
+    W_u = normalize(p_w W* + (1 - p_w) noise) and W_r is noise, each unit's fan-in of length one; V_u = p_v V* +
+    (1 - p_v) noise and V_r is noise, where V*, the noise over all units, and in the end V have columns (an output's
+    weights) of length one. What is normalized together in V is not printed: this is the reading of
+    `netopsy.models.teachers.start_near`, of which the study's networks are made.
 
     Args:
         inputs: d.
@@ -149,13 +151,17 @@ def close_start(
     inside("p_v", p_v, 0, 1)
     units = round(factor * teacher)
     made = []
-    for name, width, p in (("w", inputs, p_w), ("v", outputs, p_v)):
-        goal = unit_rows(np.random.default_rng(derive(seed, "teacher", name)).standard_normal((teacher, width)))
-        start = unit_rows(np.random.default_rng(derive(seed, "student", name)).standard_normal((units, width)))
+    for name, width, p, normalize in (("w", inputs, p_w, unit_rows), ("v", outputs, p_v, _unit_columns)):
+        goal = normalize(np.random.default_rng(derive(seed, "teacher", name)).standard_normal((teacher, width)))
+        start = normalize(np.random.default_rng(derive(seed, "student", name)).standard_normal((units, width)))
         start[:teacher] = p * goal + (1 - p) * start[:teacher]
-        made.append((goal, unit_rows(start)))
+        made.append((goal, normalize(start)))
     (w_goal, w), (v_goal, v) = made
     return TwoLayer(fan_in=w_goal, fan_out=v_goal), TwoLayer(fan_in=w, fan_out=v)
+
+
+def _unit_columns(weights: Float[np.ndarray, "m o"]) -> Float[np.ndarray, "m o"]:
+    return unit_rows(weights.T).T
 
 
 def _hidden(net: TwoLayer, x: Float[np.ndarray, "b d"], setting: Setting) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,13 @@ Tian et al.: Luck Matters: Understanding Training Dynamics of Deep ReLU Networks
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -26,6 +28,9 @@ from netopsy.probes.matching import match_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SHOWN = 12
+"""Checkpoints that a printed result has, at most."""
 
 FILES = ("results.parquet", "manifest.json")
 
@@ -85,7 +90,15 @@ class WinnerRanks:
         return cls(frame=read_keyed(folder / FILES[0]), provenance=provenance)
 
     def __str__(self) -> str:
-        return self.frame.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–")
+        known = self.provenance.get("names")
+        head = [f"units of {known[1]} among those of {known[0]}"] if known else []
+        keys = list(dict.fromkeys(self.frame.checkpoint))
+        places = np.linspace(0, len(keys) - 1, min(len(keys), SHOWN)).round().astype(int)
+        shown = [keys[place] for place in places]
+        part = self.frame[self.frame.checkpoint.isin(shown)].drop(columns="teacher_layer")
+        text = part.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="–")
+        left_out = f" {len(shown)} of {len(keys)} checkpoints." if len(shown) < len(keys) else ""
+        return "\n".join([*head, text, f"rank: 0 for winners that led, about 0.5 by chance.{left_out}"])
 
 
 def winner_ranks(
@@ -95,6 +108,7 @@ def winner_ranks(
     *,
     sites: UnitSpec = None,
     teacher_sites: UnitSpec = None,
+    names: tuple[str, str] | None = None,
     seed: int = 0,
     task: Task | None = None,
     batch_size: int | None = None,
@@ -111,6 +125,7 @@ def winner_ranks(
         data: examples in any form that `netopsy.evaluate` takes: at least a thousand for a steady ρ.
         sites: layers of the student; by default the outputs of all activation modules.
         teacher_sites: as many of the teacher; by default named as the student's.
+        names: of the student and the teacher, for tables and reports.
         seed: of the order of the examples, which changes rounding only.
         task: how batches of both are read.
         batch_size: examples a batch.
@@ -126,6 +141,7 @@ def winner_ranks(
         )
     if sites is None and teacher_sites is not None:
         raise NetopsyError("sites: expected the student's layers beside teacher_sites; got None; pass both")
+    started = time.perf_counter()
     reference = teacher.model() if isinstance(teacher, Trajectory) else teacher
     keys = trajectory.keys
     found = {}
@@ -152,5 +168,11 @@ def winner_ranks(
     frame["checkpoint"] = key_column(frame.checkpoint.tolist())
     return WinnerRanks(
         frame=frame.astype({"layer": "string", "teacher_layer": "string"}),
-        provenance={**final.provenance, "probe": "winner_ranks", "checkpoints": list(keys)},
+        provenance={
+            **final.provenance,
+            "probe": "winner_ranks",
+            "names": None if names is None else list(names),
+            "checkpoints": list(keys),
+            "seconds": time.perf_counter() - started,
+        },
     )

@@ -15,13 +15,16 @@ import pandas as pd
 from netopsy._checks import NetopsyError
 from netopsy.probes.ablation_result import AblationResult
 from netopsy.probes.criticality_result import CriticalityResult
+from netopsy.probes.matching_result import UnitMatch
 from netopsy.probes.redundancy_result import RedundancyResult
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.probes.units_result import UnitTableResult
 from netopsy.probes.valley_result import ValleyResult
+from netopsy.probes.winner_ranks import WinnerRanks
 from netopsy.report.ablation import ablation_section
 from netopsy.report.blocks import Section
 from netopsy.report.criticality import criticality_section
+from netopsy.report.matching import match_section, ranks_section
 from netopsy.report.redundancy import redundancy_section
 from netopsy.report.robustness import robustness_section
 from netopsy.report.units import unit_table_section
@@ -60,6 +63,8 @@ SECTIONS: Mapping[str, Reported] = {
     "ablation": Reported(kind=AblationResult, load=AblationResult.load, section=ablation_section),
     "units": Reported(kind=UnitTableResult, load=UnitTableResult.load, section=unit_table_section),
     "redundancy": Reported(kind=RedundancyResult, load=RedundancyResult.load, section=redundancy_section),
+    "match_units": Reported(kind=UnitMatch, load=UnitMatch.load, section=match_section),
+    "winner_ranks": Reported(kind=WinnerRanks, load=WinnerRanks.load, section=ranks_section),
 }
 """By the name that a result's provenance gives its probe, in the order of the page."""
 
