@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from netopsy._checks import NetopsyError
 from netopsy._random import derive, forked
 from netopsy.data.dataset import corrupt_labels, fingerprint
+from netopsy.training import history as histories
 from netopsy.training.config import FitConfig
 from netopsy.training.fit import FitResult, fit
 from tests.oracles import training as oracle
@@ -125,6 +126,37 @@ def test_sgd_in_batches_with_lr_drops_agrees_with_a_plain_loop(batch_size: int) 
     assert result.history["lr"].tolist() == pytest.approx([0.2, 0.1, 0.1, 0.05])
 
 
+def test_l2_is_the_squared_error_to_the_one_hot_label() -> None:
+    """Summed over classes, the mean over examples; train, fitted and validation loss are all of this kind."""
+    (inputs, labels), held = data(), data(seed=1)
+    config = FitConfig(epochs=2, batch_size=20, lr=0.02, momentum=0.0, loss="l2", target_loss=0.0)
+    result = fit(Recording, (inputs, labels), config, validation=held)
+    for epoch, row in result.history.set_index("epoch").iterrows():
+        weight, bias = arrays(result.states[epoch - 1])
+        loss, d_weight, d_bias = oracle.one_hot_regression_gradient(weight, bias, inputs.numpy(), labels.numpy())
+        after = arrays(result.states[epoch])
+        np.testing.assert_allclose(after[0], weight - 0.02 * d_weight, rtol=1e-12)
+        np.testing.assert_allclose(after[1], bias - 0.02 * d_bias, rtol=1e-12)
+        assert row.train_loss == pytest.approx(loss)
+        for name, split in (("fitted", (inputs, labels)), ("validation", held)):
+            expected, *_ = oracle.one_hot_regression_gradient(*after, *(part.numpy() for part in split))
+            assert row[f"{name}_loss"] == pytest.approx(expected)
+    assert result.history["loss"].tolist() == ["l2"] * 2
+    assert result.stopped == "epochs"
+    goal = float(result.history.fitted_loss[0])
+    early = fit(Recording, (inputs, labels), replace(config, target_loss=goal))
+    assert (early.stopped, list(early.states)) == ("target", [0, 1])
+
+
+def test_a_history_is_read_back_as_its_rows_also_one_that_does_not_say_which_loss() -> None:
+    rows: list[dict[str, int | float]] = [
+        {"epoch": 1, "lr": 0.1, "train_loss": 0.5, "train_error": 0.25, "seconds": 2.0}
+    ]
+    table = histories.history_of(rows, "cross-entropy")
+    assert histories.rows_of(table) == histories.rows_of(table.drop(columns="loss")) == rows
+    assert list(histories.history_of([], "l2"))[:3] == ["epoch", "lr", "loss"]
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_adam_agrees_with_a_plain_loop(weight_decay: float) -> None:
     given = inputs, labels = data()
@@ -163,6 +195,30 @@ def test_rmsprop_agrees_with_a_plain_loop(momentum: float) -> None:
     expected = oracle.rmsprop(*arrays(result.states[0]), batches, lrs, momentum=momentum, weight_decay=0.1)
     for got, wanted in zip(arrays(result.states[3]), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_lbfgs_comes_to_the_least_squares_solution() -> None:
+    """In closed form: the linear map closest to the one-hot labels. The history says what was met before the step."""
+    images, labels = data()
+    config = FitConfig(epochs=3, batch_size=20, loss="l2", optimizer="lbfgs", lr=1.0)
+    result = fit(Recording, (images, labels), config)
+    columns = torch.cat([images, torch.ones(20, 1, dtype=torch.float64)], 1)
+    one_hot = torch.eye(CLASSES, dtype=torch.float64)[labels]
+    solution = torch.linalg.lstsq(columns, one_hot).solution.T
+    weight, bias = arrays(result.states[3])
+    np.testing.assert_allclose(weight, solution[:, :4], atol=1e-5)
+    np.testing.assert_allclose(bias, solution[:, 4], atol=1e-5)
+    for epoch in (1, 2):
+        before, start = (torch.from_numpy(part) for part in arrays(result.states[epoch - 1]))
+        loss = (images @ before.T + start - one_hot).square().sum(1).mean()
+        assert result.history.train_loss[epoch - 1] == pytest.approx(loss.item(), rel=1e-12)
+
+
+def test_lbfgs_refuses_a_part_of_the_examples() -> None:
+    config = FitConfig(epochs=1, batch_size=19, optimizer="lbfgs", lr=1.0)
+    message = "batch_size: expected all examples with optimizer='lbfgs', 20 or more; got 19; pass batch_size=20"
+    with pytest.raises(NetopsyError, match=message):
+        fit(Recording, data(), config)
 
 
 def test_every_epoch_meets_every_example_once_in_another_order() -> None:
@@ -308,7 +364,7 @@ def test_a_folder_holds_what_memory_would(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(history, disk.history, check_exact=True)
     pd.testing.assert_frame_equal(traceless(disk), traceless(memory), check_exact=True)
     assert list(history) == [
-        "epoch", "lr", "train_loss", "train_error", "validation_loss", "validation_error", "seconds",
+        "epoch", "lr", "loss", "train_loss", "train_error", "validation_loss", "validation_error", "seconds",
     ]  # fmt: skip
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["keys"], manifest["finished"]) == ([0, 1, 3], True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from netopsy.training.augment import pad_crop_flip, wrap_flip
+from netopsy.training.augment import augmented, pad_crop_flip, wrap_flip
 from tests.oracles.training import crops
 
 
@@ -93,3 +93,15 @@ def test_wrap_flip_leaves_the_images_and_follows_its_generator() -> None:
     assert torch.equal(images, before)
     assert torch.equal(first, wrap_flip(images, 2, source(4)))
     assert torch.equal(first.flatten(1).sort(1).values, images.flatten(1).sort(1).values)
+
+
+def test_every_way_has_its_name() -> None:
+    images = torch.rand(20, 1, 4, 4, generator=source())
+    assert augmented(images, "none", 1, source(9)) is images
+    for how, expected in {
+        "pad-crop-flip": pad_crop_flip(images, 1, source(9)),
+        "wrap-flip": wrap_flip(images, 1, source(9)),
+        "wrap-flip-turn": wrap_flip(images, 1, source(9), turn=True),
+    }.items():
+        assert torch.equal(augmented(images, how, 1, source(9)), expected)  # type: ignore[arg-type]
+    assert not torch.equal(augmented(images, "wrap-flip", 1, source(9)), augmented(images, "wrap-flip", 2, source(9)))

@@ -250,6 +250,25 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
+def test_full_batches_go_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of L-BFGS nothing has to be kept: each epoch begins with an empty memory."""
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
+    config = FitConfig(epochs=3, batch_size=99, optimizer="lbfgs", lr=1.0, augment="wrap-flip-turn", pad=1)
+
+    def stop(epoch: int, *_: Any) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    whole = fit(Net, data(), config)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Net, data(), config, folder=tmp_path / "run", progress=stop)
+    assert (tmp_path / "run" / "resume.safetensors").is_file()
+    result = fit(Net, data(), config, folder=tmp_path / "run", resume=True)
+    for key, state in whole.states.items():
+        found = load_file(result.states[key])  # type: ignore[arg-type]
+        assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
 def test_only_the_epochs_that_are_left_are_trained(begun: Path) -> None:
     heard: list[int] = []
     calls: list[int] = []
@@ -320,13 +339,16 @@ def test_a_finished_run_whose_end_was_cut_short_is_tidied(tmp_path: Path) -> Non
 def test_a_manifest_of_an_older_netopsy_has_the_defaults(tmp_path: Path) -> None:
     result = fit(Linear, data(), SHORT, folder=tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    for name in ("frozen", "removed", "patience", "monitor", "validation_share", "target_loss", "target_error"):
+    since = ("frozen", "removed", "patience", "monitor", "validation_share", "target_loss", "target_error", "loss")
+    for name in since:
         del manifest["config"][name]
     for name in ("factory", "validation", "about", "stopped"):
         del manifest[name]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     again = fit(Linear, data(), SHORT, folder=tmp_path, resume=True)
     assert (again.states, again.stopped) == (result.states, "epochs")
+    with pytest.raises(NetopsyError, match="loss was 'cross-entropy', is 'l2'; pass"):
+        fit(Linear, data(), replace(SHORT, loss="l2"), folder=tmp_path, resume=True)
     with pytest.raises(NetopsyError, match=r"frozen was \[\], is \['linear.bias'\]; pass"):
         fit(Linear, data(), replace(SHORT, frozen=("linear.bias",)), folder=tmp_path, resume=True)
 

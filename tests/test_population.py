@@ -107,6 +107,19 @@ def test_other_optimizers_agree_too(optimizer: Any) -> None:
         check_equal(member, fit(mlp, data(), config))
 
 
+@pytest.mark.parametrize(("factory", "way"), [(mlp, "matmul"), (conv, "vmap"), (normalized, "one-by-one")])
+def test_the_squared_error_to_the_label_agrees_too(factory: Callable[[], nn.Module], way: Any) -> None:
+    """Also of plain SGD, whose step the backward pass takes; and as what decides when a member is done."""
+    plain = [replace(BASE, lr=lr, momentum=0.0, seed=seed) for seed, lr in enumerate((0.02, 0.05, 0.03))]
+    for chosen in (CONFIGS, plain):
+        configs = [replace(config, loss="l2", lr=config.lr / 4, target_loss=0.7) for config in chosen]
+        result = fit_population(factory, data(), configs, way=way, validation=data(9, seed=1))
+        for member, config in zip(result.members, configs, strict=True):
+            check_equal(member, fit(factory, data(), config, validation=data(9, seed=1)))
+            assert set(member.history["loss"]) == {"l2"}
+    assert "l2" in str(result)
+
+
 def test_float32_agrees_to_1e_4_after_a_few_epochs() -> None:
     def single() -> nn.Module:
         return normalized().float()
@@ -126,6 +139,8 @@ def test_initial_scales_of_their_own() -> None:
 
 OPTIONS = {
     "augment": {"augment": "pad-crop-flip", "pad": 1},
+    "wrap": {"augment": "wrap-flip", "pad": 1},
+    "turn": {"augment": "wrap-flip-turn", "pad": 1},
     "frozen": {"frozen": ("hidden.0",)},
     "removed": {"removed": ("hidden.1",)},
     "validation share": {"validation_share": 0.3},
@@ -156,6 +171,14 @@ def test_one_by_one_has_the_bits_of_fit() -> None:
     result = fit_population(dropping, data(), CONFIGS, way="one-by-one")
     for member, config in zip(result.members, CONFIGS, strict=True):
         check_equal(member, fit(dropping, data(), config), tolerance=0)
+
+
+def test_full_batches_are_stepped_on_one_by_one() -> None:
+    configs = [replace(BASE, optimizer="lbfgs", batch_size=99, lr=1.0, seed=seed) for seed in (0, 1)]
+    result = fit_population(mlp, data(), configs)
+    assert (result.way, result.reason[:6]) == ("one-by-one", "L-BFGS")
+    for member, config in zip(result.members, configs, strict=True):
+        check_equal(member, fit(mlp, data(), config), tolerance=0)
 
 
 def test_auto_stacks_small_networks_and_says_why() -> None:
@@ -505,6 +528,7 @@ def other_width() -> nn.Module:
             {},
             "one optimizer for all members; member 0 has 'sgd'",
         ),
+        (mlp, data(), [BASE, replace(BASE, loss="l2")], {}, "one loss for all members; .* member 1 has 'l2'; train"),
         ([mlp], data(), [BASE] * 2, {}, "factory: expected one, or one for each of 2 configs; got 1; pass as many"),
         ([mlp, other_width], data(), [BASE] * 2, {}, "one architecture; member 1 .* differs .* in hidden.0.weight"),
         (
@@ -521,6 +545,20 @@ def other_width() -> nn.Module:
             [BASE] * 2,
             {"way": "vmap"},
             "way='vmap': expected networks that compute the same stacked",
+        ),
+        (
+            mlp,
+            data(),
+            [replace(BASE, optimizer="lbfgs", weight_decay=0.0)] * 2,
+            {},
+            "batch_size: expected all examples",
+        ),
+        (
+            mlp,
+            data(),
+            [replace(BASE, optimizer="lbfgs", batch_size=99)] * 2,
+            {"way": "matmul"},
+            "way='matmul': expected 'one-by-one' or 'auto' with optimizer='lbfgs'",
         ),
         (mlp, data(), [BASE, replace(BASE, patience=1)], {}, "patience=1: expected validation data to watch"),
         (mlp, (data()[0], data()[1] - 1), [BASE], {}, "data: expected labels counted from 0"),

@@ -14,6 +14,8 @@ from netopsy.studies import (
     layers_pictures,
     luck,
     luck_pictures,
+    sensitivity,
+    sensitivity_pictures,
     units,
     units_pictures,
 )
@@ -24,6 +26,7 @@ STUDIES: Mapping[str, tuple[ModuleType, ModuleType]] = {
     "units": (units, units_pictures),
     "criticality": (criticality, criticality_pictures),
     "luck": (luck, luck_pictures),
+    "sensitivity": (sensitivity, sensitivity_pictures),
 }
 """Paper -> where it is run, and where its pictures are drawn."""
 

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad as padded
+
+Augment: TypeAlias = Literal["none", "pad-crop-flip", "wrap-flip", "wrap-flip-turn"]
+"""Ways to change images; "wrap-flip-turn" needs square ones."""
+
+
+def augmented(
+    images: Float[Tensor, " n *shape"], how: Augment, pad: int, generator: torch.Generator
+) -> Float[Tensor, " n *shape"]:
+    """Change images in one way; "none" gives them as they are, of any shape.
+
+    Args:
+        images: (n, c, h, w); not changed.
+        how: see `pad_crop_flip` and `wrap_flip`.
+        pad: the pixels to pad or shift by.
+        generator: a CPU generator; it advances.
+    """
+    if how == "none":
+        return images
+    if how == "pad-crop-flip":
+        return pad_crop_flip(images, pad, generator)
+    return wrap_flip(images, pad, generator, turn=how == "wrap-flip-turn")
 
 
 def pad_crop_flip(images: Float[Tensor, "n c h w"], pad: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
@@ -39,8 +62,8 @@ def wrap_flip(
         images: not changed.
         shift: the most pixels, of both directions.
         generator: a CPU generator; it advances.
-        turn: also mirror upside down with probability 1/2, and turn by -90°, 0° or 90°, each as likely (A.5.3); images
-            must be square.
+        turn: also mirror upside down with probability 1/2, and turn by -90°, 0° or 90°, each as likely (A.5.3);
+            images must be square.
     """
     count, device = len(images), images.device
     height, width = images.shape[2:]

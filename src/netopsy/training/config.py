@@ -15,8 +15,12 @@ class FitConfig:
     Attributes:
         epochs: passes over the train split.
         batch_size: examples a step; an epoch's last batch is smaller where the number does not divide.
-        optimizer: "sgd", "adam" or "rmsprop".
-        lr: learning rate of the first epoch.
+        loss: "cross-entropy", in nats, or "l2": the squared error to the one-hot label, summed over classes. Its mean
+            over a batch is descended on, and all losses that are reported are of this kind.
+        optimizer: "sgd", "adam", "rmsprop" or "lbfgs". L-BFGS takes all examples at once (`batch_size` at least as
+            many), and an epoch is `epoch.LBFGS_STEPS` of its iterations, with a strong Wolfe line search, from an
+            empty memory; it has no use for `momentum`.
+        lr: learning rate of the first epoch; of L-BFGS the first length that a line search tries, 1 as a rule.
         momentum: of SGD and RMSprop; Adam's β₁ (its β₂ is 0.999, its ε 1e-8). RMSprop's decay is 0.9 and its ε 1, as
             for Inception (Szegedy et al.: Rethinking the Inception Architecture, 2016, section 8), but PyTorch adds ε
             to the root of the mean square, TensorFlow to the mean square: v ← 0.9 v + 0.1 g²,
@@ -24,8 +28,9 @@ class FitConfig:
         weight_decay: added to the gradient as weight_decay · θ, of all parameters, by every optimizer.
         lr_drops: epochs after which the lr is multiplied by `lr_factor`: with 30, epochs 1 to 30 still have the old.
         lr_factor: in (0, 1].
-        augment: "none" or "pad-crop-flip", see `augment.pad_crop_flip`.
-        pad: its padding, in pixels.
+        augment: "none", "pad-crop-flip", see `augment.pad_crop_flip`, or "wrap-flip" and "wrap-flip-turn", see
+            `augment.wrap_flip`.
+        pad: the pixels that it pads or shifts by.
         label_noise: share of the train labels replaced by uniformly random ones before the first epoch, see
             `data.dataset.corrupt_labels`.
         seed: decides the initial weights, the order of the data, augmentation, label noise and what the model draws
@@ -41,8 +46,8 @@ class FitConfig:
             trajectory ends at the best epoch, whether training stopped before `epochs` or not. Needs validation data.
         monitor: what patience looks at: "validation_loss" or "validation_error"; the lowest is best, of equals the
             first.
-        target_loss: training stops after the first epoch at which the mean cross-entropy on the train split, in nats,
-            in eval mode, without augmentation, with the labels that are trained on, is at most this. None: no target.
+        target_loss: training stops after the first epoch at which the mean loss on the train split, in eval mode,
+            without augmentation, with the labels that are trained on, is at most this. None: no target.
         target_error: the same for the share of errors; with both, both must hold.
 
     Raises:
@@ -51,13 +56,14 @@ class FitConfig:
 
     epochs: int
     batch_size: int = 128
-    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    loss: Literal["cross-entropy", "l2"] = "cross-entropy"
+    optimizer: Literal["sgd", "adam", "rmsprop", "lbfgs"] = "sgd"
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
     lr_drops: tuple[int, ...] = ()
     lr_factor: float = 0.2
-    augment: Literal["none", "pad-crop-flip"] = "none"
+    augment: Literal["none", "pad-crop-flip", "wrap-flip", "wrap-flip-turn"] = "none"
     pad: int = 4
     label_noise: float = 0.0
     seed: int = 0
@@ -73,12 +79,18 @@ class FitConfig:
     def __post_init__(self) -> None:
         at_least("epochs", self.epochs, 1)
         at_least("batch_size", self.batch_size, 1)
-        one_of("optimizer", self.optimizer, ("sgd", "adam", "rmsprop"))
+        one_of("loss", self.loss, ("cross-entropy", "l2"))
+        one_of("optimizer", self.optimizer, ("sgd", "adam", "rmsprop", "lbfgs"))
         inside("lr", self.lr, 0.0, float("inf"), open_low=True, open_high=True)
         inside("momentum", self.momentum, 0.0, 1.0, open_high=True)
         inside("weight_decay", self.weight_decay, 0.0, float("inf"), open_high=True)
         inside("lr_factor", self.lr_factor, 0.0, 1.0, open_low=True)
-        one_of("augment", self.augment, ("none", "pad-crop-flip"))
+        if self.optimizer == "lbfgs" and self.weight_decay:
+            raise NetopsyError(
+                f"weight_decay: expected 0 with optimizer='lbfgs', whose line search looks at the loss alone; got "
+                f"{self.weight_decay:g}; leave it out, or take another optimizer"
+            )
+        one_of("augment", self.augment, ("none", "pad-crop-flip", "wrap-flip", "wrap-flip-turn"))
         at_least("pad", self.pad, 0)
         inside("label_noise", self.label_noise, 0.0, 1.0)
         at_least("seed", self.seed, 0)

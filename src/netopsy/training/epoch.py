@@ -7,14 +7,21 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from netopsy._checks import NetopsyError
 from netopsy._random import derive, forked, generator
-from netopsy.training.augment import pad_crop_flip
+from netopsy.training.augment import augmented
 from netopsy.training.config import FitConfig
+from netopsy.training.losses import Loss, loss_of
 
 Row: TypeAlias = dict[str, int | float]
 """One epoch's line of the history."""
+
+LBFGS_STEPS = 20
+"""Iterations of L-BFGS in an epoch, each of a few passes over the data."""
+
+LBFGS_MEMORY = 20
+"""Updates that L-BFGS keeps: all of an epoch's."""
 
 EVALUATION_BATCH = 1000  # fixed, so that a validation error does not depend on the training batch size
 
@@ -22,7 +29,12 @@ EVALUATION_BATCH = 1000  # fixed, so that a validation error does not depend on 
 def train_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: FitConfig, epoch: int
 ) -> Row:
-    """One pass in random order. Every epoch has its own seeds, so that none depends on those before."""
+    """One pass in random order. Every epoch has its own seeds, so that none depends on those before.
+
+    Raises:
+        NetopsyError: see `check_batch_size`.
+    """
+    check_batch_size(config, len(images))
     started = time.perf_counter()
     device, lr = device_of(model), config.lr_at(epoch)
     for group in optimizer.param_groups:
@@ -34,13 +46,8 @@ def train_epoch(
     with forked(derive(config.seed, "epoch", epoch)):
         for batch in torch.split(order.to(images.device), config.batch_size):
             inputs, targets = images[batch].to(device), labels[batch].to(device)
-            if config.augment == "pad-crop-flip":
-                inputs = pad_crop_flip(inputs, config.pad, source)
-            logits = model(inputs)
-            loss = cross_entropy(logits, targets)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            inputs = augmented(inputs, config.augment, config.pad, source)
+            loss, logits = _step(model, optimizer, inputs, targets, config.loss)
             losses.append(loss.detach())
             errors.append((logits.detach().argmax(1) != targets).sum())
             sizes.append(len(batch))
@@ -55,16 +62,49 @@ def train_epoch(
     }
 
 
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """Step on a batch; its loss and logits before that."""
+    met: list[tuple[Tensor, Tensor]] = []
+
+    def descent() -> Tensor:
+        logits = model(inputs)
+        value = loss_of(loss, logits, targets)
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        if not met:
+            met.append((value, logits))
+        return value
+
+    if isinstance(optimizer, torch.optim.LBFGS):  # asks for the loss where its line search looks
+        optimizer.step(descent)  # type: ignore[no-untyped-call]
+        optimizer.state.clear()  # the next epoch, of images augmented anew, depends on nothing but the weights
+    else:
+        descent()
+        optimizer.step()
+    return met[0]
+
+
 @torch.no_grad()
-def mean_loss_and_error(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean cross-entropy, in nats, and share of errors in eval mode."""
-    device, loss, errors = device_of(model), 0.0, 0
+def mean_loss_and_error(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> tuple[float, float]:
+    """Mean loss and share of errors in eval mode."""
+    device, total, errors = device_of(model), 0.0, 0
     model.eval()
     for inputs, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
         logits, wanted = model(inputs.to(device)), targets.to(device)
-        loss += cross_entropy(logits, wanted, reduction="sum").item()
+        total += loss_of(loss, logits, wanted, reduction="sum").item()
         errors += int((logits.argmax(1) != wanted).sum())
-    return loss / len(images), errors / len(images)
+    return total / len(images), errors / len(images)
+
+
+def check_batch_size(config: FitConfig, examples: int) -> None:
+    """Refuse L-BFGS on a part of the examples: its memory and its line search are of one loss."""
+    if config.optimizer == "lbfgs" and config.batch_size < examples:
+        raise NetopsyError(
+            f"batch_size: expected all examples with optimizer='lbfgs', {examples} or more; got {config.batch_size}; "
+            f"pass batch_size={examples}, or take another optimizer"
+        )
 
 
 def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
@@ -72,6 +112,14 @@ def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.Optimizer
     parameters, decay = model.parameters(), config.weight_decay
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, config.lr, betas=(config.momentum, 0.999), weight_decay=decay, fused=True)
+    if config.optimizer == "lbfgs":
+        return torch.optim.LBFGS(
+            [value for value in parameters if value.requires_grad],
+            config.lr,
+            max_iter=LBFGS_STEPS,
+            history_size=LBFGS_MEMORY,
+            line_search_fn="strong_wolfe",
+        )
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             parameters, config.lr, alpha=0.9, eps=1.0, momentum=config.momentum, weight_decay=decay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from netopsy.training import inputs, removal
 from netopsy.training import resume as resuming
 from netopsy.training.config import FitConfig
 from netopsy.training.epoch import Row, device_of, make_optimizer, mean_loss_and_error, train_epoch
+from netopsy.training.history import history_of
 from netopsy.training.run_folder import RunFolder, check_start, find_run, prepare
 from netopsy.training.stopping import Stopped, best_epoch, why_stop
 from netopsy.training.writer import Writer
@@ -39,12 +40,12 @@ class FitResult:
     Attributes:
         states: checkpoints by epoch, ascending; 0 is the initial state. A state dict on the CPU, or, for a run with
             a folder, the safetensors file that holds it. With patience the last one is the best epoch's.
-        history: a row an epoch, from 1, those after the best one included: `epoch`, `lr`, `train_loss` and
-            `train_error` (means over the epoch's examples, each under the weights that it met in training mode), with
-            a target `fitted_loss` and `fitted_error` (of the train split after the epoch, in eval mode, without
-            augmentation), with validation data `validation_loss` and `validation_error` (after the epoch, in eval
-            mode), and `seconds` (of training alone). Losses are cross-entropies in nats, errors shares of wrong
-            examples.
+        history: a row an epoch, from 1, those after the best one included: `epoch`, `lr`, `loss` (the config's: what
+            all losses are; cross-entropies are in nats), `train_loss` and `train_error` (means over the epoch's
+            examples, each under the weights that it met in training mode), with a target `fitted_loss` and
+            `fitted_error` (of the train split after the epoch, in eval mode, without augmentation), with validation
+            data `validation_loss` and `validation_error` (after the epoch, in eval mode), and `seconds` (of training
+            alone). Errors are shares of wrong examples.
         config: of the run.
         factory: makes the network that was trained: the one given, without the removed modules.
         stopped: why training ended: "epochs" (all are done), "patience" or "target".
@@ -80,7 +81,7 @@ def fit(
     about: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
-    """Train a classifier with cross-entropy; the same arguments give the same bits on the same machine.
+    """Train a classifier; the same arguments give the same bits on the same machine.
 
     The same bits also need the same number of threads (`torch.get_num_threads`) and version of torch: how a sum is
     split decides how it is rounded. The model is trained on the device that the factory puts it on; parameters that
@@ -142,12 +143,16 @@ def fit(
     rows: list[Row] = []
     best: State | None = None
     stopped: Stopped | None = None
+
+    def history() -> pd.DataFrame:
+        return history_of(rows, config.loss)
+
     if run is not None and manifest is not None:
         snapshot = resuming.read(run.resume_file)
         resuming.put(model, optimizer, snapshot)
         rows, best = list(snapshot.rows), snapshot.best
         states = dict(run.states(key for key in config.keys if key <= len(rows)))
-        run.write({}, _history(rows), states)
+        run.write({}, history(), states)
         run.tidy(states, finished=False)
     with Writer() as writer:
 
@@ -156,7 +161,7 @@ def fit(
                 states[epoch] = state
             else:
                 keys = (*states, epoch)
-                writer.submit(functools.partial(run.write, {epoch: state}, _history(rows), keys, why))
+                writer.submit(functools.partial(run.write, {epoch: state}, history(), keys, why))
                 states[epoch] = run.checkpoint(epoch)
 
         try:
@@ -167,9 +172,9 @@ def fit(
                 epoch = len(rows) + 1
                 row = train_epoch(model, optimizer, images, labels, config, epoch)
                 if config.has_target:
-                    row["fitted_loss"], row["fitted_error"] = mean_loss_and_error(model, images, labels)
+                    row["fitted_loss"], row["fitted_error"] = mean_loss_and_error(model, images, labels, config.loss)
                 if held is not None:
-                    row["validation_loss"], row["validation_error"] = mean_loss_and_error(model, *held)
+                    row["validation_loss"], row["validation_error"] = mean_loss_and_error(model, *held, config.loss)
                 rows.append(row)
                 _check_finite(model, row)
                 if config.patience is not None and best_epoch(rows, config.monitor) == epoch:
@@ -193,9 +198,9 @@ def fit(
         except BaseException:
             if run is not None:
                 with suppress(Exception):  # an error of this write must not hide the one that is on its way
-                    writer.submit(functools.partial(run.write, {}, _history(rows), tuple(states), stopped))
+                    writer.submit(functools.partial(run.write, {}, history(), tuple(states), stopped))
             raise
-    return FitResult(states=states, history=_history(rows), config=config, factory=trained, stopped=stopped)
+    return FitResult(states=states, history=history(), config=config, factory=trained, stopped=stopped)
 
 
 def build(
@@ -239,14 +244,6 @@ def _open(
 
 def _copied(model: nn.Module) -> State:
     return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-
-
-def _history(rows: Sequence[Row]) -> pd.DataFrame:
-    columns = [
-        "epoch", "lr", "train_loss", "train_error", "fitted_loss", "fitted_error", "validation_loss",
-        "validation_error", "seconds",
-    ]  # fmt: skip
-    return pd.DataFrame(list(rows), columns=[name for name in columns if not rows or name in rows[0]])
 
 
 def _check_finite(model: nn.Module, row: Row) -> None:

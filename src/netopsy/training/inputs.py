@@ -15,7 +15,7 @@ from netopsy._identity import canonical
 from netopsy._random import derive, generator
 from netopsy.data.dataset import fingerprint
 from netopsy.training.config import FitConfig
-from netopsy.training.epoch import device_of
+from netopsy.training.epoch import check_batch_size, device_of
 
 Split = tuple[Tensor, Tensor]
 """Inputs of shape (n, …), and int64 labels of shape (n,)."""
@@ -36,6 +36,7 @@ def check_inputs(data: Split, validation: Split | None, config: FitConfig) -> No
             f"patience={config.patience}: expected validation data to watch; got none; pass validation=(inputs, "
             "labels) or set validation_share"
         )
+    check_batch_size(config, len(data[0]))
     if config.augment != "none" and data[0].ndim != 4:
         raise NetopsyError(
             f"augment={config.augment!r}: expected images of shape (n, c, h, w); got {tuple(data[0].shape)}; "

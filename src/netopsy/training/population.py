@@ -32,7 +32,7 @@ from netopsy.training.writer import Writer
 Factory = Callable[[], nn.Module]
 """Makes a network with its initial weights."""
 
-SAME = ("batch_size", "optimizer", "augment", "pad", "frozen", "removed", "validation_share")
+SAME = ("batch_size", "loss", "optimizer", "augment", "pad", "frozen", "removed", "validation_share")
 """What members of one population have in common: they take their steps together."""
 
 PopulationProgress = Callable[[int, int, int, Row], object]
@@ -53,7 +53,7 @@ def fit_population(
     validation: Split | None = None,
     progress: PopulationProgress | None = None,
 ) -> PopulationResult:
-    """Train networks of one architecture at once, with cross-entropy; each as `fit` trains it with its own config.
+    """Train networks of one architecture at once, each as `fit` trains it with its own config.
 
     Members may differ in seed (initial weights, order of the data, label noise), lr and its drops, momentum, weight
     decay, epochs, what is kept and when to stop. Stacked, sums are taken in another order than by `fit`, so that

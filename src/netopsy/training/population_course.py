@@ -14,7 +14,7 @@ from netopsy._storage import read_json, read_table
 from netopsy._typing import State
 from netopsy.training import resume as resuming
 from netopsy.training.epoch import Row
-from netopsy.training.fit import _history
+from netopsy.training.history import history_of, rows_of
 from netopsy.training.population_folder import Status
 from netopsy.training.population_result import MemberResult
 from netopsy.training.population_trainers import Member, Trainer
@@ -36,7 +36,7 @@ class Course:
     @property
     def history(self) -> pd.DataFrame:
         """A row an epoch."""
-        return _history(self.rows)
+        return history_of(self.rows, self.member.config.loss)
 
 
 Write = Callable[[], object]
@@ -80,11 +80,6 @@ def history_write(course: Course) -> Write:
     return functools.partial(course.run.write, {}, course.history, tuple(course.states))
 
 
-def _run_all(writes: Sequence[Write]) -> None:
-    for write in writes:
-        write()
-
-
 def go_on(
     courses: Sequence[Course], status: Sequence[Status | None], snapshots: Mapping[int, resuming.Snapshot]
 ) -> None:
@@ -102,8 +97,7 @@ def go_on(
             course.status = ended
             keys = read_json(run.path / "manifest.json")["keys"]
             course.states = dict(run.states(keys))
-            table = read_table(run.path / "history.parquet")
-            course.rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+            course.rows = rows_of(read_table(run.path / "history.parquet"))
             run.tidy(keys, finished=True)
 
 

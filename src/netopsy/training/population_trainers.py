@@ -10,15 +10,15 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from netopsy._random import derive, generator
 from netopsy._typing import State
 from netopsy.training import resume as resuming
-from netopsy.training.augment import pad_crop_flip
+from netopsy.training.augment import augmented
 from netopsy.training.config import FitConfig
 from netopsy.training.epoch import EVALUATION_BATCH, Row, device_of, mean_loss_and_error, train_epoch
 from netopsy.training.inputs import Split
+from netopsy.training.losses import Loss, loss_of
 from netopsy.training.population_step import Steps
 from netopsy.training.together import Together
 
@@ -59,8 +59,8 @@ class OneByOne:
             model, (images, labels) = self.models[number], member.train
             config = replace(member.config, seed=member.order)  # it decides nothing but what is drawn in the epoch
             trained = train_epoch(model, self.optimizers[number], images, labels, config, epoch)
-            fitted = mean_loss_and_error(model, images, labels) if member.config.has_target else None
-            held = mean_loss_and_error(model, *member.held) if member.held else None
+            fitted = mean_loss_and_error(model, images, labels, config.loss) if member.config.has_target else None
+            held = mean_loss_and_error(model, *member.held, config.loss) if member.held else None
             rows[number] = _row(trained, fitted, held)
         return rows
 
@@ -111,7 +111,7 @@ class Stacked:
             own = batch.to(labels.device).expand(len(members), -1)
             targets = labels.gather(1, own).to(device)
             logits = self.together.forward(inputs, train=True, descend=self.steps.within(lr))
-            loss = _losses(logits, targets).mean(1)
+            loss = _losses(self._loss, logits, targets).mean(1)
             loss.sum().backward()  # type: ignore[no-untyped-call]
             self.steps.step(self.together, lr)
             losses.append(loss.detach())
@@ -169,6 +169,10 @@ class Stacked:
         return device_of(self.together.template)
 
     @property
+    def _loss(self) -> Loss:
+        return next(iter(self.members.values())).config.loss
+
+    @property
     def _has_target(self) -> bool:
         return any(member.config.has_target for member in self.members.values())
 
@@ -182,16 +186,17 @@ class Stacked:
 
     def _augmented(self, inputs: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
         config = next(iter(self.members.values())).config
-        if config.augment == "none":
+        how, pad = config.augment, config.pad
+        if how == "none":
             return inputs
         if len(sources) == 1 and inputs.ndim == self.together.dims:
-            return pad_crop_flip(inputs, config.pad, sources[0])
+            return augmented(inputs, how, pad, sources[0])
         pairs = zip(inputs, sources, strict=True)
-        return torch.stack([pad_crop_flip(own, config.pad, source) for own, source in pairs])
+        return torch.stack([augmented(own, how, pad, source) for own, source in pairs])
 
     @torch.no_grad()
     def _measured(self, splits: Sequence[Split]) -> list[tuple[float, float] | None]:
-        """Mean cross-entropy and share of errors of every member on its split, in eval mode; empty for no splits."""
+        """Mean loss and share of errors of every member on its split, in eval mode; empty for no splits."""
         if not splits:
             return []
         images, count = self._common(splits), len(splits[0][0])
@@ -201,7 +206,7 @@ class Stacked:
             batch = rows[None].expand(1 if isinstance(images, Tensor) else len(splits), -1)
             logits = self.together.forward(_rows(images, batch).to(self._device))
             targets = torch.stack([labels[rows.to(labels.device)] for _, labels in splits]).to(self._device)
-            loss += _losses(logits, targets).sum(1).cpu().double()
+            loss += _losses(self._loss, logits, targets).sum(1).cpu().double()
             errors += (logits.argmax(2) != targets).sum(1).cpu()
         return list(zip((loss / count).tolist(), (errors.double() / count).tolist(), strict=True))
 
@@ -222,9 +227,9 @@ def _labels(members: Sequence[Member]) -> Int64[Tensor, "m n"]:
     return torch.stack([member.train[1] for member in members])
 
 
-def _losses(logits: Float[Tensor, "m b c"], targets: Int64[Tensor, "m b"]) -> Float[Tensor, "m b"]:
-    """Cross-entropy of every example, in nats."""
-    return cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+def _losses(loss: Loss, logits: Float[Tensor, "m b c"], targets: Int64[Tensor, "m b"]) -> Float[Tensor, "m b"]:
+    """Of every example."""
+    return loss_of(loss, logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
 def _row(trained: Row, fitted: tuple[float, float] | None, held: tuple[float, float] | None) -> Row:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from netopsy._checks import NetopsyError
-from netopsy.training.epoch import device_of
+from netopsy.training.epoch import check_batch_size, device_of
 from netopsy.training.population_step import Steps
 from netopsy.training.population_trainers import Member, OneByOne, Stacked, Trainer
 from netopsy.training.together import Together
@@ -39,15 +39,24 @@ def make_trainer(
         sample: a batch of inputs, of the size of a training step.
 
     Raises:
-        NetopsyError: the networks cannot be trained in the way asked for.
+        NetopsyError: the networks cannot be trained in the way asked for, or see `check_batch_size`.
     """
     alone = OneByOne(
         members={member.number: member for member in members},
         models=dict(zip([member.number for member in members], models, strict=True)),
         optimizers=dict(zip([member.number for member in members], optimizers, strict=True)),
     )
+    optimizer = members[0].config.optimizer
+    check_batch_size(members[0].config, len(members[0].train[0]))
     if way == "one-by-one":
         return alone, way, "asked for"
+    if optimizer == "lbfgs":
+        if way != "auto":
+            raise NetopsyError(
+                f"way={way!r}: expected 'one-by-one' or 'auto' with optimizer='lbfgs', for each network's line "
+                "search takes steps of its own"
+            )
+        return alone, "one-by-one", "L-BFGS: each network's line search takes steps of its own"
     if way == "auto" and len(members) < min(LEAST.values()):
         return alone, "one-by-one", "a single network"
     try:
@@ -69,7 +78,7 @@ def make_trainer(
         together,
         momentum=[config.momentum for config in configs],
         weight_decay=[config.weight_decay for config in configs],
-        optimizer=configs[0].optimizer,
+        optimizer=optimizer,
         resumed=optimizers,
     )
     return Stacked(members=alone.members, together=together, steps=steps), together.way, reason
