@@ -175,7 +175,7 @@ def test_coverage_where_the_true_error_is_known(form: Any) -> None:
     of U of Φ(-(w + U)·μ/‖w + U‖).
     """
     source = np.random.default_rng(0)
-    inputs, m, repeats, delta = 5, 100, 40, 0.05
+    inputs, m, repeats, delta = 5, 100, 24, 0.05
     center = np.full(inputs, 0.5)
     unit = source.standard_normal((2000, inputs))
     start = source.standard_normal(inputs) * 0.3

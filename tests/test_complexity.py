@@ -297,10 +297,10 @@ def test_measures_that_have_no_value_say_so() -> None:
 
 def test_products_do_not_overflow() -> None:
     def deep() -> nn.Module:
-        return nn.Sequential(*[nn.Linear(4, 4, bias=False, dtype=torch.float64) for _ in range(40)])
+        return nn.Sequential(*[nn.Linear(4, 4, bias=False, dtype=torch.float64) for _ in range(20)])
 
     trajectory = trajectory_of(deep)
-    state = {name: 1e20 * value for name, value in trajectory.state().items()}
+    state = {name: 1e40 * value for name, value in trajectory.state().items()}
     big = Trajectory.from_states(deep, {0: trajectory.state(0), 1: state})
     x = (1e-300 * data(4)[0].double(), data(4)[1] % 4)
     plain, scaled = (complexity(which, x, hessian_examples=0) for which in (trajectory, big))

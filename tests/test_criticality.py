@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -130,18 +131,14 @@ def test_a_fine_grid_finds_the_same(site: str) -> None:
     at = oracle.error(trajectory.model(), start, draws, x, y, row.alpha, row.sigma)
     assert row.error == pytest.approx(at, abs=2 / (DRAWS * len(y)))  # float32 may differ in an example or two
     assert row.error <= 0.02
-    found = oracle.fine_grid(
-        trajectory.model(),
-        start,
-        draws,
-        x,
-        y,
-        0.02,
-        alphas=[row.alpha, *oracle.geometric(0.05, 1, 1.15)],
-        sigmas=oracle.geometric(row.sigma / 20, min(1.0, 4 * row.sigma), 1.008),
-    )
-    assert found is not None
-    assert abs(math.log(row.mu / found[0])) < 0.02
+    around = oracle.geometric(row.sigma / 1.2, 1.2 * row.sigma, 1.008)
+    wide = oracle.geometric(row.sigma / 20, min(1.0, 4 * row.sigma), 1.02)
+    grids = [
+        oracle.fine_grid(trajectory.model(), start, draws, x, y, 0.02, alphas=alphas, sigmas=sigmas)
+        for alphas, sigmas in (([row.alpha], [*around, *wide]), (oracle.geometric(0.05, 1, 1.15), wide))
+    ]
+    least = min(found[0] for found in grids if found is not None)
+    assert abs(math.log(row.mu / least)) < 0.02
 
 
 def test_mu_falls_as_epsilon_grows_and_several_at_once_are_what_each_is_alone() -> None:
@@ -302,15 +299,16 @@ def test_a_surface_is_measured_beside() -> None:
 
 def test_it_is_the_same_twice_and_leaves_the_trajectory(tmp_path: Path) -> None:
     trajectory = margins(-0.1, 0.2)
-    first, second = (criticality(trajectory, ONES, surface=True, seed=3, engine="eager") for _ in range(2))
+    few: dict[str, Any] = {"noise_samples": 3, "engine": "eager"}
+    first, second = (criticality(trajectory, ONES, surface=True, seed=3, **few) for _ in range(2))
     pd.testing.assert_frame_equal(first.frame, second.frame)
     assert torch.equal(trajectory.tensor(1, "layer.weight"), Margin(0.2).layer.weight)
-    assert not only(first).equals(only(criticality(trajectory, ONES, seed=4, engine="eager")))
+    assert not only(first).equals(only(criticality(trajectory, ONES, seed=4, **few)))
     first.save(tmp_path / "a")
     again = CriticalityResult.load(tmp_path / "a")
     pd.testing.assert_frame_equal(again.frame, first.frame)
     pd.testing.assert_frame_equal(again.surface, first.surface)
-    assert again.provenance["noise_samples"] == 10
+    assert again.provenance["noise_samples"] == 3
     assert "network criticality at epsilon = 0.1" in str(again)
 
 

@@ -53,6 +53,8 @@ TINY = Net(
     draws=2,
     fit=FitConfig(epochs=30, batch_size=20, lr=0.05, keep=(), target_error=0.05),
 )
+TWO = (0.05, 0.1)
+"""Of the errors that criticality is measured at; each costs a search a module."""
 
 
 @pytest.fixture
@@ -165,23 +167,31 @@ def test_a_fifth_of_the_labels_is_drawn_again_by_the_seed(small: None) -> None:
     assert 0.7 * CORRUPTED * 200 <= changed <= CORRUPTED * 200  # one in ten is drawn as it was
 
 
-def test_the_measures_of_a_tiny_net(small: None, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny net is, once it is trained."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_the_measures_of_a_tiny_net(small: None, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criticality_sweeps, "EPSILONS", TWO)
     config = Point(line="fcn", net=TINY)
-    rewound, walked = measure_rewinding(config, tmp_path), measure_paths(config, tmp_path)
+    rewound, walked = measure_rewinding(config, runs), measure_paths(config, runs)
     assert sorted(set(rewound.site)) == ["classifier", "hidden.0", "hidden.1", "hidden.2"]
     ends = walked[(walked.alpha == 0) & (walked.split == "test")].set_index("site").error
     reset = rewound[rewound.split == "test"].set_index("site").error
     assert ends[reset.index].tolist() == pytest.approx(reset.tolist())  # rewinding is the path's end
-    mu = measure_criticality(config, tmp_path)
-    assert sorted(set(mu.epsilon)) == list(EPSILONS)
-    assert list((tmp_path / "criticality").glob("*/results.parquet"))
+    mu = measure_criticality(config, runs)
+    assert sorted(set(mu.epsilon)) == list(TWO)
+    assert list((runs / "criticality").glob("*/results.parquet"))
 
 
-def test_the_bounds_of_a_tiny_net(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criticality_sweeps, "BOUND_DRAWS", 200)
-    quick = partial(joint_criticality, noise_samples=2, evaluations=12)
+def test_the_bounds_of_a_tiny_net(small: None, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(criticality_sweeps, "BOUND_DRAWS", 40)
+    monkeypatch.setattr(criticality_sweeps, "BOUND_SAMPLES", 2)
+    quick = partial(joint_criticality, evaluations=12)
     monkeypatch.setattr(criticality_sweeps, "joint_criticality", quick)
-    found = measure_bounds(Point(line="fcn", net=TINY), tmp_path)
+    found = measure_bounds(Point(line="fcn", net=TINY), runs)
     assert found.m.tolist() == [50, 100, 200]
     assert found.complexity.is_monotonic_increasing
     assert found.held_out_error.nunique() == 1
@@ -192,8 +202,10 @@ def test_the_bounds_of_a_tiny_net(small: None, tmp_path: Path, monkeypatch: pyte
 def test_a_study_of_tiny_nets_is_judged_and_found_again(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    short = replace(TINY, train=60, test=60, fit=replace(TINY.fit, epochs=2))
     monkeypatch.setattr(
-        "netopsy.studies.criticality_sweeps.lines", lambda preset: {"fcn": TINY, "resnet18": replace(TINY, train=150)}
+        "netopsy.studies.criticality_sweeps.lines",
+        lambda preset: {"fcn": short, "resnet18": replace(short, train=50)},
     )
     study = criticality.run(tmp_path, claims=("F2",), seeds=range(5))
     assert study.verdicts["F2"].claim == CLAIMS["F2"]

@@ -128,7 +128,7 @@ def test_a_network_that_fits_nothing_is_infeasible() -> None:
 
 
 def test_blocks_of_examples_in_the_search_and_the_same_twice() -> None:
-    options = {"epsilon": EPSILON, "noise_samples": DRAWS, "batch_size": 20, "examples": 80, "evaluations": 60}
+    options = {"epsilon": EPSILON, "noise_samples": DRAWS, "batch_size": 20, "examples": 80, "evaluations": 25}
     first, second = (joint_criticality(trained(), data(), **options) for _ in range(2))
     assert first.provenance["search_examples"] == 80
     assert first.to_frame().equals(second.to_frame())

@@ -25,6 +25,21 @@ def softmax_regression_gradient(
     return loss, d_weight, d_bias
 
 
+def one_hot_regression_gradient(
+    weight: np.ndarray, bias: np.ndarray, inputs: np.ndarray, labels: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Mean over examples of Σ_c (Wx + b − e_y)²_c, and its gradients."""
+    loss, d_weight, d_bias = 0.0, np.zeros_like(weight), np.zeros_like(bias)
+    for x, y in zip(inputs, labels, strict=True):
+        for c, (row, b) in enumerate(zip(weight, bias, strict=True)):
+            off = sum(w * v for w, v in zip(row, x, strict=True)) + b - (1.0 if c == y else 0.0)
+            loss += off**2 / len(inputs)
+            d_bias[c] += 2 * off / len(inputs)
+            for k, v in enumerate(x):
+                d_weight[c, k] += 2 * off * v / len(inputs)
+    return loss, d_weight, d_bias
+
+
 def sgd(
     weight: np.ndarray,
     bias: np.ndarray,

@@ -1,7 +1,7 @@
 """The networks of the sensitivity paper (Novak et al. 2018), at a laptop's size and at the paper's own.
 
-All are fully connected and have no biases; all inputs lie on the sphere of radius √d (A.5). The laptop's stop once they
-have the whole train split right, or are sure of it; the paper's go on.
+All are fully connected and have no biases; all inputs lie on the sphere of radius √d (A.5). The laptop's stop
+once they have the whole train split right, or are sure of it; the paper's go on.
 """
 
 from __future__ import annotations
