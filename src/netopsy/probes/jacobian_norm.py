@@ -32,6 +32,7 @@ from netopsy.network.trajectory import Trajectory
 from netopsy.probes.jacobian_norm_result import JacobianNorms
 
 Output: TypeAlias = Literal["probabilities", "logits"]
+"""What a Jacobian is of."""
 
 
 def jacobian_norm(

@@ -31,7 +31,7 @@ class JacobianNorms:
 
     @property
     def norms(self) -> FloatArray:
-        """The norm at each point, in the order of the data: outputs per unit of input."""
+        """The norm at each point, outputs per unit of input. They are in the order of the data."""
         return self.frame["norm"].to_numpy(np.float64)
 
     @property
@@ -41,7 +41,7 @@ class JacobianNorms:
 
     @property
     def mean(self) -> float:
-        """The mean of the norms (not of squares): the paper's Jacobian norm."""
+        """The paper's Jacobian norm, a mean of norms and not of squares."""
         return float(self.norms.mean())
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Way: TypeAlias = Literal["ode", "sgd"]
 """The expected gradient as a differential equation; or steps along gradients of fresh batches."""
 
-Path: TypeAlias = Sequence[TwoLayer]
+Course: TypeAlias = Sequence[TwoLayer]
 """The student at each time."""
 
 WEIGHTS = "weights.safetensors"
@@ -59,7 +59,7 @@ class StudentDynamics:
         provenance: sizes, times, options, versions.
     """
 
-    paths: Mapping[str, Path] = field(repr=False)
+    paths: Mapping[str, Course] = field(repr=False)
     frame: pd.DataFrame = field(repr=False)
     nodes: pd.DataFrame = field(repr=False)
     provenance: Mapping[str, Any] = field(repr=False)
@@ -84,13 +84,13 @@ class StudentDynamics:
         one_of("way", way, tuple(self.paths))
         return norm_bands(self.nodes[self.nodes.way == way], ax=ax)
 
-    def save(self, path: FilePath | str, *, overwrite: bool = False) -> FilePath:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `times.parquet`, `units.parquet`, `weights.safetensors` and `manifest.json`.
 
         Raises:
             NetopsyError: when the folder exists and has files in it, unless `overwrite`.
         """
-        folder = new_folder(FilePath(path), overwrite=overwrite)
+        folder = new_folder(Path(path), overwrite=overwrite)
         tensors = {
             f"{way}.{at}.{name}": torch.tensor(getattr(net, name))
             for way, nets in self.paths.items()
@@ -102,14 +102,14 @@ class StudentDynamics:
         return write_result(folder, tables, self.provenance, overwrite=True)  # the manifest last
 
     @classmethod
-    def load(cls, path: FilePath | str) -> StudentDynamics:
+    def load(cls, path: Path | str) -> StudentDynamics:
         """Read what `save` wrote.
 
         Raises:
             NetopsyError: when the folder holds no result of this probe, a damaged one, or one of a newer netopsy.
         """
         tables, provenance = read_result(path, "StudentDynamics", "student_dynamics", ["times", "units"])
-        file, frame = TensorFile(FilePath(path) / WEIGHTS), tables["times"]
+        file, frame = TensorFile(Path(path) / WEIGHTS), tables["times"]
         if len(file.names) != 2 * len(frame):
             raise NetopsyError(
                 f"{path}: expected the weights of {len(frame)} students in {WEIGHTS}; it has {len(file.names)} "
@@ -184,7 +184,7 @@ def student_dynamics(
         raise NetopsyError("ways: expected 'ode', 'sgd' or both; got none")
     for way in ways:
         one_of("ways", way, ("ode", "sgd"))
-    paths: dict[str, Path] = {}
+    paths: dict[str, Course] = {}
     for way in ways:
         if way == "ode":
             paths[way] = _solve(student, teacher, moments, setting, tolerance)
@@ -214,7 +214,7 @@ def student_dynamics(
 
 def _solve(
     student: TwoLayer, teacher: TwoLayer, times: Float[np.ndarray, " t"], setting: Setting, tolerance: float
-) -> Path:
+) -> Course:
     shape, split = student.fan_in.shape, student.fan_in.size
 
     def network(flat: Float[np.ndarray, " p"]) -> TwoLayer:
@@ -242,7 +242,7 @@ def _descend(
     lr: float,
     batch: int,
     seed: int,
-) -> Path:
+) -> Course:
     rng = np.random.default_rng(derive(seed, "inputs"))
     now, done, path = student, 0, []
     length = np.linalg.norm(student.fan_in, axis=1, keepdims=True)
@@ -261,7 +261,7 @@ def _descend(
     return path
 
 
-def _nodes(way: str, path: Path, times: Float[np.ndarray, " t"], teacher: TwoLayer) -> pd.DataFrame:
+def _nodes(way: str, path: Course, times: Float[np.ndarray, " t"], teacher: TwoLayer) -> pd.DataFrame:
     """A row a time and unit."""
     goals = len(teacher.fan_in)
     parts = []
@@ -290,7 +290,7 @@ def _angles(net: TwoLayer, teacher: TwoLayer) -> Float[np.ndarray, " u"]:
 
 
 def _frame(
-    paths: Mapping[str, Path], times: Float[np.ndarray, " t"], teacher: TwoLayer, setting: Setting
+    paths: Mapping[str, Course], times: Float[np.ndarray, " t"], teacher: TwoLayer, setting: Setting
 ) -> pd.DataFrame:
     goals, rows = len(teacher.fan_in), []
     for way, path in paths.items():

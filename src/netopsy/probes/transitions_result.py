@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ class Transitions:
         """
         return self.crossings.copy()
 
-    def save(self, path: FilePath | str, *, overwrite: bool = False) -> FilePath:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `crossings.parquet`, `layers.parquet`, `cells.parquet`, `manifest.json`.
 
         Raises:
@@ -106,7 +106,7 @@ class Transitions:
         return write_result(path, tables, self.provenance, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: FilePath | str) -> Transitions:
+    def load(cls, path: Path | str) -> Transitions:
         """Read what `save` wrote.
 
         Raises:

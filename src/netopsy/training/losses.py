@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 Loss: TypeAlias = Literal["cross-entropy", "l2"]
-"""In nats; or ‖f(x) - e_y‖², the squared error to the one-hot label, summed over classes (Novak et al.: Sensitivity
-and Generalization in Neural Networks, 2018)."""
+"""Cross-entropy in nats, or the squared distance to the one-hot label (as in Novak et al. 2018, Figure 6)."""
 
 
 def loss_of(
