@@ -14,6 +14,7 @@ import netopsy
 def test_public_names() -> None:
     names = [
         "AblationResult",
+        "BoundaryDensity",
         "CKAResult",
         "ComplexityResult",
         "CriticalityResult",
@@ -48,6 +49,7 @@ def test_public_names() -> None:
         "WinnerRanks",
         "__version__",
         "ablation_curve",
+        "boundary_density",
         "cka",
         "compare",
         "complexity",

@@ -18,6 +18,7 @@ from netopsy.data.dataset import Dataset, subset
 from netopsy.data.digits import digits
 from netopsy.models.fcn import fcn
 from netopsy.probes.paths import translations
+from netopsy.probes.plane import Plane
 from netopsy.probes.transitions import transitions
 from netopsy.studies import (
     sensitivity,
@@ -85,6 +86,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity_sweeps, "ELLIPSES", {"laptop": net})
     slices = replace(net, activation="relu6", fit=replace(momentum_fit(3, batch_size=8), augment="wrap-flip-turn"))
     monkeypatch.setattr(sensitivity_sweeps, "SLICES", {"laptop": slices})
+    monkeypatch.setattr(sensitivity_sweeps, "LINES", 3)
     monkeypatch.setattr(sensitivity_sweeps, "BY_POINT", {"laptop": SMALL})
     monkeypatch.setattr(sensitivity_sweeps, "BOUNDED", {"laptop": SMALL})
     monkeypatch.setattr(sensitivity_population, "DESIGNS", {"laptop": TOY})
@@ -192,6 +194,19 @@ def test_every_claim_has_a_sweep(preset: str) -> None:
         seeds = {getattr(config, "seed", None) for config in sweep.configs if not isinstance(config, Population)}
         seeds |= {m.seed for config in sweep.configs if isinstance(config, Population) for m in config.members}
         assert seeds == {3, 5}
+
+
+def test_a_map_marks_where_codes_differ() -> None:
+    """u = 0 is the only boundary: one pixel of each row lies to its left, none elsewhere."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.ReLU(), torch.nn.Linear(1, 2)).double()
+    torch.nn.init.constant_(net[0].weight, 1.0)
+    with torch.no_grad():
+        net[0].weight[0, 1] = 0.0
+    axes = torch.eye(2, dtype=torch.float64)
+    plane = Plane(torch.zeros(2, dtype=torch.float64), axes[0], axes[1], torch.zeros(2, 2, dtype=torch.float64))
+    found = sensitivity_sweeps.boundary_map(net, plane, 10)
+    assert found.shape == (9, 9)
+    assert found.sum(0).tolist() == [0, 0, 0, 0, 9, 0, 0, 0, 0]
 
 
 def test_the_papers_own_sizes() -> None:

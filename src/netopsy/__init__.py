@@ -7,6 +7,7 @@ from typing import Any
 
 _HOMES = {
     "AblationResult": "netopsy.probes.ablation_result",
+    "BoundaryDensity": "netopsy.probes.boundary_density",
     "CKAResult": "netopsy.probes.cka_result",
     "ComplexityResult": "netopsy.probes.complexity_result",
     "CriticalityResult": "netopsy.probes.criticality_result",
@@ -40,6 +41,7 @@ _HOMES = {
     "ValleyResult": "netopsy.probes.valley_result",
     "WinnerRanks": "netopsy.probes.winner_ranks",
     "ablation_curve": "netopsy.probes.ablation",
+    "boundary_density": "netopsy.probes.boundary_density",
     "cka": "netopsy.probes.cka",
     "compare": "netopsy.probes.comparing",
     "complexity": "netopsy.probes.complexity",
@@ -84,6 +86,7 @@ _HOMES = {
 
 __all__ = [
     "AblationResult",
+    "BoundaryDensity",
     "CKAResult",
     "ComplexityResult",
     "CriticalityResult",
@@ -118,6 +121,7 @@ __all__ = [
     "WinnerRanks",
     "__version__",
     "ablation_curve",
+    "boundary_density",
     "cka",
     "compare",
     "complexity",

@@ -55,7 +55,7 @@ def region_slice(
     started = time.perf_counter()
     at_least("limit", limit, 1)
     at_least("memory", memory, 1)
-    network = _network(model, plane, task)
+    network = plane_network(model, plane, task)
     kept = kept_layers(network, layer)
     partition = PlanePartition.of(SQUARE, layers=kept, most=limit)
     coefficients = torch.stack([plane.center, plane.across, plane.up]).unsqueeze(0)
@@ -84,7 +84,7 @@ def region_slice(
     )
 
 
-def _network(model: nn.Module, plane: Plane, task: Task | None) -> AffineNetwork:
+def plane_network(model: nn.Module, plane: Plane, task: Task | None) -> AffineNetwork:
     """The model on affine pieces, tried at the square's corners and the anchors."""
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     return affine_network(model, plane.at(torch.cat([corners, plane.anchors.double()])), task=task)

@@ -14,16 +14,16 @@ from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from netopsy._storage import read_table
 from netopsy.plots.profiles import profile
-from netopsy.plots.slices import slice_map
-from netopsy.plots.style import BLUE, FAINT, INK, LABEL, ORANGE, TICK, save, shades
-from netopsy.probes.region_slice_result import RegionSlice
+from netopsy.plots.style import BLUE, FAINT, INK, LABEL, ORANGE, TICK, VERMILLION, save, shades
+from netopsy.probes.boundary_density import BoundaryDensity
 from netopsy.store.results import OK
 from netopsy.studies.running import Study
 from netopsy.studies.sensitivity_claims import WORDS
 from netopsy.studies.sensitivity_population_claims import PAIRS
 from netopsy.studies.sensitivity_statistics import fitted, paired, spearman
-from netopsy.studies.sensitivity_sweeps import AFTER, BEFORE, DIFFERENT, RANDOM, SAME
+from netopsy.studies.sensitivity_sweeps import AFTER, BEFORE, DIFFERENT, PIXELS, RANDOM, SAME
 
 AXES = {
     "gap": "generalization gap",
@@ -82,8 +82,17 @@ def slices(rows: pd.DataFrame, folder: Path) -> Figure:
     first = rows[rows.seed == rows.seed.min()]
     figure = Figure(figsize=(8.0, 4.1), layout="constrained", facecolor="white")
     for ax, when in zip(figure.subplots(1, 2), (BEFORE, AFTER), strict=True):
-        found = RegionSlice.load(folder / str(first[first.when == when].result.iloc[0]))
-        slice_map(found.segments, anchors=found.anchors, title=f"{when} training", ax=ax)
+        where = folder / str(first[first.when == when].result.iloc[0])
+        pixels, anchors = read_table(where / "map.parquet"), BoundaryDensity.load(where).provenance["anchors"]
+        picture = np.zeros((PIXELS - 1, PIXELS - 1))
+        picture[pixels.row, pixels.column] = 1
+        ax.imshow(picture, cmap="Greys", origin="lower", extent=(-1, 1, -1, 1), interpolation="antialiased")
+        ax.plot(*np.asarray(anchors).T, "o", color=VERMILLION, markersize=6, markeredgecolor="white")
+        ax.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        ax.tick_params(labelsize=TICK, length=2, width=0.6)
+        ax.set_xlabel("u", size=LABEL)
+        ax.set_ylabel("v", size=LABEL, rotation=0)
+        ax.set_title(f"{when} training", size=LABEL)
     return figure
 
 

@@ -147,13 +147,11 @@ SLICE_FIT: Mapping[Preset, FitConfig] = {
     "laptop": momentum_fit(300, batch_size=64),
     "paper": momentum_fit(epochs_of(STEPS, MNIST, 256)),
 }
-SLICE_SIZES: Mapping[Preset, tuple[int, int]] = {"laptop": (5, 100), "paper": (15, 300)}
-"""Depth and width. A slice of the paper's own has millions of polygons."""
 SLICES: Mapping[Preset, Net] = {
     preset: Net(
         images=SMALL if preset == "laptop" else Images(name="mnist"),
-        depth=SLICE_SIZES[preset][0],
-        width=SLICE_SIZES[preset][1],
+        depth=15,
+        width=300,
         activation="relu6",
         fit=replace(fit, augment="wrap-flip-turn", pad=4),
     )

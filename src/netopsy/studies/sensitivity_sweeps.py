@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -15,16 +16,22 @@ from torch import Tensor, nn
 from netopsy._checks import Diverged, NetopsyError
 from netopsy._identity import code_version, digest
 from netopsy._random import derive, generator
+from netopsy._storage import write_table
+from netopsy._typing import IntArray
 from netopsy.data.dataset import Dataset
 from netopsy.engine.affine import affine_network
+from netopsy.engine.codes import coded_layers, codes
 from netopsy.engine.curves import trace
+from netopsy.engine.graph import export
+from netopsy.network.addresses import named_state
+from netopsy.network.task import default_logits
+from netopsy.probes.boundary_density import boundary_density
 from netopsy.probes.jacobian_bounds import jacobian_bounds
 from netopsy.probes.jacobian_norm import jacobian_norm
 from netopsy.probes.manifold_profile import ellipse_profile
 from netopsy.probes.paths import Path as Curve
 from netopsy.probes.paths import ellipse_through, random_ellipse
-from netopsy.probes.plane import plane_through
-from netopsy.probes.region_slice import region_slice
+from netopsy.probes.plane import Plane, plane_through
 from netopsy.store.runs import trained
 from netopsy.store.sweep import Sweep
 from netopsy.studies.sensitivity_settings import BOUNDED, BY_POINT, ELLIPSES, SLICES, Net, Preset, Range
@@ -43,6 +50,12 @@ TRIES = 8
 
 BEFORE, AFTER = "before", "after"
 """Of training."""
+
+LINES = 64
+"""Through the square and through the disc around each anchor, along which boundaries are counted."""
+
+PIXELS = 600
+"""Along a side of a picture of boundaries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +157,12 @@ def measure_ellipses(config: Ellipses, runs: Path) -> pd.DataFrame:
 
 
 def measure_slice(config: Slice, runs: Path) -> pd.DataFrame:
-    """Train a network; the boundaries of its last hidden layer on a plane, before and after.
+    """Train a network; how densely boundaries of its last hidden layer lie on a plane, before and after.
 
     Returns:
         A row a moment and anchor: `when` (`BEFORE`, `AFTER`), `anchor`, `relative` (length of boundaries an area
-        within 0.1 of it, over that of the slice), `density` (that of the slice), `regions` (in it), `train_error`,
-        `result` (folder of the slice, below `runs`).
+        within 0.1 of it, over that of the square), `density` (that of the square), `train_error`, `result` (a folder
+        below `runs` with the counts, and in `map` the pixels between which codes differ).
     """
     data = config.net.images.load()
     run = _train(config.net, data, config.seed, runs)
@@ -159,13 +172,38 @@ def measure_slice(config: Slice, runs: Path) -> pd.DataFrame:
     for when, key in {BEFORE: run.trajectory.keys[0], AFTER: run.trajectory.keys[-1]}.items():
         model = run.trajectory.model(key)
         error = mean_loss_and_error(model, *data.train, "cross-entropy")[1]
-        found = region_slice(model.double(), plane_through(*anchors.double()))
+        plane = plane_through(*anchors.double())
+        found = boundary_density(model.double(), plane, lines=LINES, seed=config.seed)
         found.save(folder / when, overwrite=True)
-        near = found.relative_density()
-        rows = {"anchor": range(len(near)), "relative": near, "density": found.density, "regions": found.regions}
+        row, column = np.nonzero(boundary_map(model, plane, PIXELS))
+        write_table(folder / when / "map.parquet", pd.DataFrame({"row": row, "column": column}))
+        near, density = found.relative(), float(found.density().density.iloc[0])
+        rows = {"anchor": range(len(near)), "relative": near, "density": density}
         where = (folder / when).relative_to(runs).as_posix()
         tables.append(pd.DataFrame(rows).assign(when=when, train_error=error, result=where))
     return pd.concat(tables, ignore_index=True)
+
+
+def boundary_map(model: nn.Module, plane: Plane, pixels: int) -> IntArray:
+    """How many units of the last hidden layer differ in code between a pixel and the one to its right or above.
+
+    Returns:
+        (pixels - 1, pixels - 1), the rows from v = -1 upwards.
+    """
+    side = torch.linspace(-1, 1, pixels, dtype=torch.float64)
+    state = {name: value.detach() for name, value in named_state(model).items()}
+    leaves = frozenset(name for name, module in model.named_modules() if name and not [*module.children()])
+    program = export(model, ((plane.at(plane.anchors),), {}), default_logits, leaves)
+    coded = coded_layers(program)
+    last = [layer.name for layer in coded.values()][-1]
+    rows = []
+    for some in torch.split(side, 8):
+        inputs = plane.at(torch.cartesian_prod(some, side).flip(1))
+        rows.append(dict(codes(program, coded, state, ((inputs,), {})))[last])
+    grid = torch.cat(rows).view(pixels, pixels, -1).to(torch.int16)
+    changes = (grid[1:, :-1] - grid[:-1, :-1]).abs().sum(2) + (grid[:-1, 1:] - grid[:-1, :-1]).abs().sum(2)
+    found: IntArray = changes.numpy()
+    return found
 
 
 def measure_points(config: Points, runs: Path) -> pd.DataFrame:
