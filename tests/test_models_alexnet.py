@@ -163,7 +163,7 @@ def test_it_exports_with_a_free_batch_dimension() -> None:
         ),
         ({"widths": {"fc2": 0.0}}, r"widths\['fc2'\]: expected a number in \[0\.00520833, inf\); got 0\.0"),
         ({"dropout": 1.0}, r"dropout: expected a number in \[0, 1\); got 1\.0"),
-        ({"init": "he"}, r"init: expected one of .*'he-normal'.* or Normal\(sigma=\.\.\.\); got 'he'"),
+        ({"init": "he"}, r"init: expected one of .*'he-normal'.* Normal\(\.\.\.\) or Scaled\(\.\.\.\); got 'he'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

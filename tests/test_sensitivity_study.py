@@ -28,6 +28,7 @@ from netopsy.studies import (
     sensitivity_sweeps,
 )
 from netopsy.studies.claims import measured
+from netopsy.studies.running import Paper
 from netopsy.studies.sensitivity import judged
 from netopsy.studies.sensitivity_claims import within
 from netopsy.studies.sensitivity_population import (
@@ -284,9 +285,14 @@ def drawn(study: Any, folder: Path, *names: str) -> None:
     assert all(path.stat().st_size > 5_000 for path in written)
 
 
+def small_paper() -> Paper:
+    """The study, with two seeds a claim."""
+    claims = {name: replace(claim, seeds=2) for name, claim in sensitivity.CLAIMS.items()}
+    return Paper(claims=claims, sweeps=sensitivity.SWEEPS, usual=sensitivity.USUAL, verdict=judged)
+
+
 def test_the_usual_claims_with_their_pictures(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "CLAIMS", {n: replace(c, seeds=2) for n, c in sensitivity.CLAIMS.items()})
-    study = sensitivity.run(tmp_path)
+    study = small_paper().run(tmp_path)
     assert list(study.verdicts) == ["F2", "F3", "A11", "F6"]
     assert {verdict.outcome for verdict in study.verdicts.values()} <= {
         "reproduced", "not reproduced", "inconclusive", "not run",
@@ -304,9 +310,8 @@ def norm_of_weights(model: nn.Module, images: Tensor) -> float:
 
 
 def test_populations_with_their_pictures(toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "CLAIMS", {n: replace(c, seeds=2) for n, c in sensitivity.CLAIMS.items()})
     monkeypatch.setattr(sensitivity_population, "mean_transitions", norm_of_weights)
-    study = sensitivity.run(tmp_path, claims=["F5", "F1", "F4d"])
+    study = small_paper().run(tmp_path, claims=["F5", "F1", "F4d"])
     rows = study.tables["F5"]
     assert len(rows) == 2 * 4
     assert sorted(rows.seed.unique()) == [0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -39,47 +40,59 @@ def by_parts(claim: Claim, rows: pd.DataFrame) -> Verdict:
     return judge(claim, measured(claim, rows))
 
 
-def run_claims(
-    folder: Path,
-    known: Mapping[str, Claim],
-    sweeps: Mapping[str, Callable[..., Sweep]],
-    *,
-    preset: str,
-    claims: Sequence[str],
-    seeds: Sequence[int] | None,
-    jobs: int,
-    retry: bool,
-    report: Report,
-    verdict: Callable[[Claim, pd.DataFrame], Verdict] = by_parts,
-) -> Study:
-    """Run the sweep of each claim and judge it; networks that several claims need are trained and measured once.
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """A paper's claims, and how they come to verdicts.
 
-    Args:
-        folder: results go to it, and the networks below `trained`; what is there is used again.
-        known: claims by name.
+    Attributes:
+        claims: by name.
         sweeps: claim -> its sweep, when called with `preset` and `seeds`.
-        preset: `"laptop"` or `"paper"`.
-        claims: which of them.
-        seeds: of the replicates; None: as many as a claim asks for.
-        jobs: processes.
-        retry: try failed networks again.
-        report: see `Report`.
+        usual: claims that are judged when none is named.
         verdict: of a claim, from the rows of its networks.
-
-    Raises:
-        NetopsyError: for an unknown preset or claim, too few seeds for a verdict, a seed given twice, or a claim all
-            of whose networks failed.
     """
-    check_asked(known, claims, preset, seeds)
-    verdicts: dict[str, Verdict] = {}
-    tables: dict[str, pd.DataFrame] = {}
-    for name in claims:
-        chosen = tuple(range(known[name].seeds)) if seeds is None else tuple(seeds)
-        sweep = sweeps[name](preset=preset, seeds=chosen)
-        tables[name] = rows_of(sweep, folder, jobs=jobs, retry=retry, report=report)
-        verdicts[name] = verdict(known[name], tables[name])
-        write_table(folder / "verdicts" / f"{name}.parquet", verdicts[name].table)
-    return Study(verdicts=verdicts, tables=tables, folder=folder / "trained")
+
+    claims: Mapping[str, Claim]
+    sweeps: Mapping[str, Callable[..., Sweep]]
+    usual: tuple[str, ...]
+    verdict: Callable[[Claim, pd.DataFrame], Verdict] = by_parts
+
+    def run(
+        self,
+        folder: Path,
+        *,
+        preset: Literal["laptop", "paper"] = "laptop",
+        claims: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        jobs: int = 1,
+        retry: bool = False,
+        report: Report = lambda name, progress: None,
+    ) -> Study:
+        """Train what is not there, measure it, judge the claims. What several claims need is trained once.
+
+        Args:
+            folder: results go to it, and the networks below `trained`; what is there is used again.
+            preset: `"laptop"` or `"paper"`.
+            claims: which of them; None: the usual ones.
+            seeds: of the replicates; None: as many as a claim asks for.
+            jobs: processes.
+            retry: try failed networks again.
+            report: see `Report`.
+
+        Raises:
+            NetopsyError: for an unknown preset or claim, too few seeds for a verdict, a seed given twice, or a claim
+                all of whose networks failed.
+        """
+        asked = self.usual if claims is None else claims
+        check_asked(self.claims, asked, preset, seeds)
+        verdicts: dict[str, Verdict] = {}
+        tables: dict[str, pd.DataFrame] = {}
+        for name in asked:
+            chosen = tuple(range(self.claims[name].seeds)) if seeds is None else tuple(seeds)
+            sweep = self.sweeps[name](preset=preset, seeds=chosen)
+            tables[name] = rows_of(sweep, folder, jobs=jobs, retry=retry, report=report)
+            verdicts[name] = self.verdict(self.claims[name], tables[name])
+            write_table(folder / "verdicts" / f"{name}.parquet", verdicts[name].table)
+        return Study(verdicts=verdicts, tables=tables, folder=folder / "trained")
 
 
 def check_asked(known: Mapping[str, Claim], claims: Sequence[str], preset: str, seeds: Sequence[int] | None) -> None:

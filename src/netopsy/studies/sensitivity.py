@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,9 +12,8 @@ from netopsy.store.results import OK
 from netopsy.store.sweep import Sweep
 from netopsy.studies import sensitivity_claims, sensitivity_population_claims
 from netopsy.studies.claims import Claim, Verdict, judge, measured, not_run
-from netopsy.studies.running import Report, Study, run_claims
+from netopsy.studies.running import Paper
 from netopsy.studies.sensitivity_population_claims import PAIRS, TOLD_BY
-from netopsy.studies.sensitivity_settings import Preset
 from netopsy.studies.sensitivity_statistics import counted, fitted, pooled
 
 CLAIMS: Mapping[str, Claim] = {**sensitivity_claims.CLAIMS, **sensitivity_population_claims.CLAIMS}
@@ -26,45 +24,6 @@ USUAL = ("F2", "F3", "A11", "F6")
 
 ENOUGH = 0.75
 """Share of a claim's seeds that must have networks with the whole train split right, for a verdict."""
-
-
-def run(
-    folder: Path,
-    *,
-    preset: Preset = "laptop",
-    claims: Sequence[str] = USUAL,
-    seeds: Sequence[int] | None = None,
-    jobs: int = 1,
-    retry: bool = False,
-    report: Report = lambda name, progress: None,
-) -> Study:
-    """Train what is not there, measure it, judge the claims. Networks that several claims need are trained once.
-
-    Args:
-        folder: results go to it, and the networks below `trained`; what is there is used again.
-        preset: `"laptop"` or `"paper"`.
-        claims: of `CLAIMS`.
-        seeds: of the replicates; by default as many as a claim asks for.
-        jobs: processes.
-        retry: try failed networks again.
-        report: see `netopsy.studies.running.Report`.
-
-    Raises:
-        NetopsyError: for an unknown preset or claim, too few seeds for a verdict, a seed given twice, or a claim all
-            of whose networks failed.
-    """
-    return run_claims(
-        folder,
-        CLAIMS,
-        SWEEPS,
-        preset=preset,
-        claims=claims,
-        seeds=seeds,
-        jobs=jobs,
-        retry=retry,
-        report=report,
-        verdict=judged,
-    )
 
 
 def judged(claim: Claim, rows: pd.DataFrame) -> Verdict:
@@ -100,3 +59,6 @@ def _told(rows: pd.DataFrame, column: str) -> str:
     rho, low, high = pooled(rows, column, "gap")
     name = column.removeprefix("net.").replace("_", " ")
     return f"Over all seeds, ρ({name}, gap) = {rho:.2f} [{low:.2f}, {high:.2f}] (bootstrap over populations)."
+
+
+run = Paper(claims=CLAIMS, sweeps=SWEEPS, usual=USUAL, verdict=judged).run

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
 from netopsy.store.sweep import Sweep
 from netopsy.studies import units_claims, units_constructions
 from netopsy.studies.claims import Claim, Verdict, judge, lines_of
-from netopsy.studies.running import Report, Study, by_parts, run_claims
+from netopsy.studies.running import Paper, by_parts
 from netopsy.studies.units_settings import Preset
 from netopsy.studies.units_sweeps import width_sweep
 
@@ -32,45 +31,10 @@ USUAL = ("F2", "F3", "S2", "C6")
 """Claims that are judged when none is named."""
 
 
-def run(
-    folder: Path,
-    *,
-    preset: Preset = "laptop",
-    claims: Sequence[str] = USUAL,
-    seeds: Sequence[int] | None = None,
-    jobs: int = 1,
-    retry: bool = False,
-    report: Report = lambda name, progress: None,
-) -> Study:
-    """Train what is not there, measure it, judge the claims. Nets that several claims need are measured once.
-
-    Args:
-        folder: results go to it, and the networks below `trained`; what is there is used again.
-        preset: `"laptop"` or `"paper"`.
-        claims: of `CLAIMS`.
-        seeds: of the replicates; by default as many as a claim asks for.
-        jobs: processes.
-        retry: try failed networks again.
-        report: see `Report`.
-
-    Raises:
-        NetopsyError: for an unknown preset or claim, too few seeds for a verdict, or a seed given twice.
-    """
-    return run_claims(
-        folder,
-        CLAIMS,
-        SWEEPS,
-        preset=preset,
-        claims=claims,
-        seeds=seeds,
-        jobs=jobs,
-        retry=retry,
-        report=report,
-        verdict=_verdict,
-    )
-
-
 def _verdict(claim: Claim, rows: pd.DataFrame) -> Verdict:
     return (
         judge(claim, units_constructions.measure(rows)) if claim == units_constructions.S2 else by_parts(claim, rows)
     )
+
+
+run = Paper(claims=CLAIMS, sweeps=SWEEPS, usual=USUAL, verdict=_verdict).run
