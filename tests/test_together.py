@@ -421,3 +421,27 @@ def test_a_frozen_map_does_not_step() -> None:
     before = stack.values[frozen].clone()
     stack.forward(batches(), train=True, descend=torch.ones(3)).square().sum().backward()
     assert torch.equal(stack.values[frozen], before)
+
+
+class Twice(nn.Module):
+    """A map that is called more than once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flatten, self.act, self.inner = nn.Flatten(), nn.Tanh(), nn.Linear(6, 6)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.inner(self.act(self.inner(self.act(self.inner(self.flatten(x)))))))
+        return out
+
+
+def test_a_map_that_is_called_twice_steps_after_the_backward_pass() -> None:
+    given, rates = batches(), torch.full((3,), 0.3, dtype=torch.float64)
+    after, before = Together.of(made(Twice), given[0]), Together.of(made(Twice), given[0])
+    assert after.way == "matmul"
+    for stack, descend in ((before, None), (after, rates)):
+        stack.forward(given, train=True, descend=descend).square().sum().backward()
+        Steps.of(stack).step(stack, rates)
+    for name, value in before.values.items():
+        torch.testing.assert_close(after.values[name], value, rtol=1e-11, atol=1e-12)

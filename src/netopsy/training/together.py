@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -211,10 +212,13 @@ def _is_known(module: nn.Module, given: object) -> bool:
 def _run_chain(
     chain: Chain, values: State, x: Tensor, *, own: bool, count: int, train: bool, lr: Tensor | None
 ) -> Tensor:
+    calls = Counter(name for name, _ in chain)
     for name, module in chain:
         if isinstance(module, nn.Linear):
             weight, bias = values[f"{name}.weight"], values.get(f"{name}.bias")
-            if lr is not None and weight.requires_grad and (bias is None or bias.requires_grad):
+            # One that is called twice must not change before its first call's gradient is known.
+            moves = calls[name] == 1 and weight.requires_grad and (bias is None or bias.requires_grad)
+            if lr is not None and moves:
                 x, own = descending_linear(x, weight, bias, lr), True
             else:
                 x, own = stacked_linear(x, weight, bias), True
