@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 
 import torch
-from _common import ratio, write
+from _common import interleaved, ratio, write
 from torch import Tensor, nn
 
 from netopsy.models.fcn import fcn
@@ -15,17 +14,6 @@ from netopsy.probes.jacobian_norm import jacobian_norm
 
 FEW = 4
 """Points that the loop takes: its time is counted for all of them."""
-
-
-def interleaved(repeats: int, **ways: Callable[[], object]) -> dict[str, list[float]]:
-    """Seconds of the processor, run in turns after one round to warm up; others' work does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            seconds[name].append(time.process_time() - start)
-    return {name: values[1:] for name, values in seconds.items()}
 
 
 def conv_net() -> nn.Module:
@@ -74,13 +62,14 @@ def backward(model: nn.Module, x: Tensor) -> None:
 
 def row(name: str, model: nn.Module, x: Tensor, repeats: int) -> str:
     model = model.eval().requires_grad_(False)  # to the advantage of the others: ours leaves parameters out anyway
-    seconds = interleaved(
-        repeats,
-        ours=lambda: jacobian_norm(model, x),
-        jacrev=lambda: jacrev(model, x),
-        loop=lambda: loop(model, x[:FEW]),
-        backward=lambda: backward(model, x),
-    )
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: jacobian_norm(model, x),
+        "jacrev": lambda: jacrev(model, x),
+        "loop": lambda: loop(model, x[:FEW]),
+        "backward": lambda: backward(model, x),
+    }
+    interleaved(1, **ways)  # to warm up
+    seconds = interleaved(repeats, clock=time.process_time, **ways)
     seconds["loop"] = [value * len(x) / FEW for value in seconds["loop"]]
     mine = jacobian_norm(model, x)
     difference = float((torch.tensor(mine.norms) - jacrev(model, x)).abs().max() / mine.mean)

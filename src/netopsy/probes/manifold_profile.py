@@ -25,9 +25,7 @@ from netopsy._storage import read_result, write_result
 from netopsy._typing import FloatArray
 from netopsy.network.task import Task
 from netopsy.probes.jacobian_norm import Output, jacobian_norm
-
-ANCHORS = (math.pi / 3, math.pi, 5 * math.pi / 3)
-"""Angles at which an ellipse through three examples passes them."""
+from netopsy.probes.plane import ANGLES
 
 MIDPOINTS = (0.0, 2 * math.pi / 3, 4 * math.pi / 3)
 """Angles between them."""
@@ -82,7 +80,7 @@ class EllipseProfile:
         """
         angle = self.frame["angle"].to_numpy(np.float64)
         rows = {}
-        for name, places in (("anchors", ANCHORS), ("midpoints", MIDPOINTS)):
+        for name, places in (("anchors", ANGLES), ("midpoints", MIDPOINTS)):
             part = self.frame[_near(angle, places)]
             rows[name] = part.groupby(["kind", "net"], sort=False)["value"].mean()
         table = pd.DataFrame(rows).reset_index()

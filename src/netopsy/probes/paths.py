@@ -17,8 +17,9 @@ from torch import Tensor
 from netopsy._checks import NetopsyError
 from netopsy._random import generator
 from netopsy.engine.curves import Curve
+from netopsy.probes.plane import ANGLES
 
-ANCHORS = (1 / 6, 1 / 2, 5 / 6)
+ANCHORS = tuple(angle / (2 * math.pi) for angle in ANGLES)
 """Where `ellipse_through` meets its points: angles of π/3, π and 5π/3, in turns."""
 
 ARCS = 4

@@ -29,12 +29,7 @@ EVALUATION_BATCH = 1000  # fixed, so that a validation error does not depend on 
 def train_epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: FitConfig, epoch: int
 ) -> Row:
-    """One pass in random order. Every epoch has its own seeds, so that none depends on those before.
-
-    Raises:
-        NetopsyError: see `check_batch_size`.
-    """
-    check_batch_size(config, len(images))
+    """One pass in random order. Every epoch has its own seeds, so that none depends on those before."""
     started = time.perf_counter()
     device, lr = device_of(model), config.lr_at(epoch)
     for group in optimizer.param_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -83,26 +84,32 @@ class Steps:
 
     def within(self, lr: Float[Tensor, " m"]) -> Float[Tensor, " m"] | None:
         """The rates for `Together.forward(descend=)` if this is plain SGD, whose step the backward pass can take."""
-        plain = self.optimizer == "sgd" and not bool(self.momentum.any()) and not bool(self.weight_decay.any())
-        return lr if plain else None
+        return lr if self.optimizer == "sgd" and not self._moves and not self._decays else None
+
+    # Asked for once: at every step, an operation on all members would cost as much as one on a small network.
+    @cached_property
+    def _moves(self) -> bool:
+        return bool(self.momentum.any())
+
+    @cached_property
+    def _decays(self) -> bool:
+        return bool(self.weight_decay.any())
 
     @torch.no_grad()
     def step(self, together: Together, lr: Float[Tensor, " m"]) -> None:
         """Take a step along the gradients, which are used up; a parameter without one stays."""
-        # Asked for once a step: an operation on all members costs as much as one on a single small one.
-        decays, moves = bool(self.weight_decay.any()), bool(self.momentum.any())
         for name, kept in self.kept.items():
             value = together.values[name]
             grad, value.grad = value.grad, None
             if grad is None:
                 continue
             rate, momentum = _wide(lr, value), _wide(self.momentum, value)
-            if decays:
+            if self._decays:
                 grad = grad.addcmul(value, _wide(self.weight_decay, value))
             if "step" in kept:
                 kept["step"].add_(1)
             if self.optimizer == "sgd":
-                move = kept["momentum_buffer"].mul_(momentum).add_(grad) if moves else grad
+                move = kept["momentum_buffer"].mul_(momentum).add_(grad) if self._moves else grad
             elif self.optimizer == "adam":
                 step, first, second = kept["step"].double(), kept["exp_avg"], kept["exp_avg_sq"]
                 first.lerp_(grad, 1 - momentum)

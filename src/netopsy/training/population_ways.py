@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from netopsy._checks import NetopsyError
-from netopsy.training.epoch import check_batch_size, device_of
+from netopsy.training.epoch import device_of
 from netopsy.training.population_step import Steps
 from netopsy.training.population_trainers import Member, OneByOne, Stacked, Trainer
 from netopsy.training.together import Together
@@ -39,7 +39,7 @@ def make_trainer(
         sample: a batch of inputs, of the size of a training step.
 
     Raises:
-        NetopsyError: the networks cannot be trained in the way asked for, or see `check_batch_size`.
+        NetopsyError: the networks cannot be trained in the way asked for.
     """
     alone = OneByOne(
         members={member.number: member for member in members},
@@ -47,7 +47,6 @@ def make_trainer(
         optimizers=dict(zip([member.number for member in members], optimizers, strict=True)),
     )
     optimizer = members[0].config.optimizer
-    check_batch_size(members[0].config, len(members[0].train[0]))
     if way == "one-by-one":
         return alone, way, "asked for"
     if optimizer == "lbfgs":
