@@ -8,14 +8,18 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
-from netopsy.engine.jacobians import pulling, through_softmax
+from netopsy.engine.jacobian_first import Triangle, pays
+from netopsy.engine.jacobian_products import through_softmax
+from netopsy.engine.jacobians import pulling
 from netopsy.network.task import Task
+from netopsy.plots.jacobians import norm_histogram
 from netopsy.probes.jacobian_norm import jacobian_norm
 from netopsy.probes.jacobian_norm_result import JacobianNorms
 from tests import zoo
@@ -45,6 +49,23 @@ class Inplace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.relu(self.narrow(x)))
+
+
+class Rewriting(nn.Module):
+    """Writes over values that their gradients need: torch alone refuses to differentiate it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(12, 12), nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.sigmoid(self.first(x))
+        h += x
+        h = torch.tanh(h)
+        return self.head(nn.functional.relu(h, inplace=True))
+
+    def rewritten(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(torch.tanh(torch.sigmoid(self.first(x)) + x)))
 
 
 class Encoder(nn.Module):
@@ -131,11 +152,69 @@ def test_the_first_linear_map_is_left_out_where_it_narrows_the_input_and_is_its_
     model, x = made(name)
     with pulling(model, Task(), ((x,), {})) as pullback:
         local = pullback.at(((x,), {}))
-    assert (local.rotation is not None) == (first is not None)
+    assert (local.triangle is not None) == (first is not None)
     if first is not None:
         weight = model.get_submodule(first).weight.detach()
-        assert local.rotation is not None
-        torch.testing.assert_close(local.rotation @ local.rotation.T, weight @ weight.T)
+        assert local.triangle is not None
+        lower = local.triangle.lower
+        torch.testing.assert_close(lower @ lower.T, weight @ weight.T)
+
+
+def test_a_triangle_of_several_blocks_keeps_lengths_in_both_precisions() -> None:
+    with forked(2):
+        weight = torch.randn(300, 320, dtype=torch.float64)
+        weight[1] = weight[0] * (1 + 1e-9)  # one direction is all but lost
+        rows = torch.randn(4, 2, 300, dtype=torch.float64)
+    found = Triangle.of(weight).after(rows)
+    lower = Triangle.of(weight).lower
+    assert torch.equal(lower, lower.tril())
+    torch.testing.assert_close(found, rows @ lower, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.norm(dim=-1), (rows @ weight).norm(dim=-1), rtol=1e-12, atol=0)
+    single = Triangle.of(weight.float()).after(rows.float())
+    torch.testing.assert_close(single.norm(dim=-1).double(), (rows @ weight).norm(dim=-1), rtol=1e-5, atol=0)
+
+
+def test_a_triangle_pays_for_many_vectors_and_narrowing_maps_alone() -> None:
+    assert not pays(torch.zeros(20, 12), 10**9)
+    assert pays(torch.zeros(500, 784), 9000)
+    assert not pays(torch.zeros(500, 784), 90)
+
+
+def test_a_first_map_that_is_called_twice_is_left_as_it_is() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(12, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + torch.sin(self.a(2 * x))
+
+    model, x = Twice().double().eval(), torch.randn(6, 12, dtype=torch.float64)
+    expected = by_jacrev(model, x, softmax=True).flatten(1).norm(dim=1)
+    np.testing.assert_allclose(jacobian_norm(model, x, chunk=6).norms, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("flatten", ["flatten", "view"])
+def test_images_in_float32_are_laid_out_for_speed_where_the_model_does_not_mind(flatten: str) -> None:
+    class Convolutions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
+            self.head = nn.Linear(36, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.b(torch.relu(self.a(x))))
+            return self.head(h.flatten(1) if flatten == "flatten" else h.view(len(h), -1))
+
+    with forked(6):
+        model, x = Convolutions().eval(), torch.randn(7, 3, 6, 6)
+    with pulling(model, Task(), ((x,), {})) as pullback:
+        layout = pullback.at(((x,), {})).leaf.is_contiguous(memory_format=torch.channels_last)
+    assert layout == (flatten == "flatten")
+    found = jacobian_norm(model, x).norms
+    assert x.is_contiguous()
+    exact = by_jacrev(model.double(), x.double(), softmax=True)
+    np.testing.assert_allclose(found, exact.flatten(1).norm(dim=1), rtol=1e-5)
 
 
 def test_a_way_around_the_first_linear_map_that_opens_later_is_seen() -> None:
@@ -175,6 +254,29 @@ def test_softmax_applied_to_vectors_is_the_matrix() -> None:
     vectors = torch.randn(6, 4, dtype=torch.float64)
     expected = ((torch.diag_embed(p) - p[:, :, None] * p[:, None, :]) @ vectors[:, :, None])[:, :, 0]
     torch.testing.assert_close(through_softmax(p, vectors), expected)
+
+
+@pytest.mark.parametrize("norm", ["frobenius", "spectral"])
+def test_a_model_that_writes_over_what_its_gradient_needs_is_differentiated(norm: str) -> None:
+    with forked(5):
+        model, x = Rewriting().double().eval(), torch.randn(9, 12, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="inplace"):
+        by_jacrev(model, x, softmax=True)
+
+    class Pure(nn.Module):
+        forward = staticmethod(model.rewritten)
+
+    expected = by_jacrev(Pure(), x, softmax=True)
+    order: Any = "fro" if norm == "frobenius" else 2
+    found = jacobian_norm(model, x, norm=norm, chunk=4).norms
+    np.testing.assert_allclose(found, torch.linalg.matrix_norm(expected, order), rtol=1e-10)
+
+
+def test_the_examples_done_are_told() -> None:
+    model, x = made("fcn")
+    told: list[tuple[int, int | None]] = []
+    jacobian_norm(model, x, chunk=10, progress=lambda done, total: told.append((done, total)))
+    assert told == [(10, 23), (20, 23), (23, 23)]
 
 
 def test_finite_differences_agree() -> None:
@@ -330,6 +432,19 @@ def test_the_result_is_saved_loaded_printed_and_drawn(tmp_path: Path) -> None:
     plt.close("all")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(1.2, 2.9, ["1.5", "2", "2.5"]), (0.3, 12, ["0.5", "1", "2", "5", "10"])]
+)
+def test_a_histogram_over_few_decades_has_plain_numbers(low: float, high: float, expected: list[str]) -> None:
+    ax = norm_histogram(pd.DataFrame({"index": range(9), "norm": np.geomspace(low, high, 9)}))
+    ax.figure.draw_without_rendering()
+    left, right = ax.get_xlim()
+    labels = [t.get_text() for t in ax.get_xticklabels() if left <= t.get_position()[0] <= right]
+    assert set(expected) <= set(labels)
+    assert not any(t.get_text() for t in ax.get_xticklabels(minor=True))
+    plt.close("all")
+
+
 class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :3] - x[:, :3].roll(1, 0)
@@ -343,6 +458,15 @@ class Detached(nn.Linear):
 class Random(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(nn.functional.dropout(x, 0.5, training=True))
+
+
+class Views(nn.Module):
+    """Writes to one of several views, through which torch passes no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (2 * x).chunk(2, 1)
+        a += b
+        return a
 
 
 X = torch.randn(12, 6)
@@ -360,6 +484,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "nan in a loader": (zoo.mlp(), [(X, X[:, 0].long()), (X[:3] / 0, X[:3, 0].long())], {}, "finite inputs"),
     "batch norm": (nn.BatchNorm1d(6, track_running_stats=False), X, {}, "examples that do not act on each other"),
     "mixing": (Mixing(), X, {}, "examples that do not act on each other"),
+    "views": (Views(), X, {}, "Views writes in place where no gradient can pass .* make a new value there"),
     "detached": (Detached(6, 3), X, {}, "logits that depend differentiably on the input; those of Detached"),
     "random": (Random(6, 3), X, {}, "not deterministic in eval mode"),
     "tokens": (Encoder(), torch.zeros(4, 3, dtype=torch.long), {}, "one floating input .* got 0 .* pass embedding="),

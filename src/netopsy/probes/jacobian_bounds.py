@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from netopsy import __version__
 from netopsy._checks import NetopsyError
 from netopsy._storage import read_result, write_result
-from netopsy.engine.jacobians import gram
+from netopsy.engine.jacobian_products import gram
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
 from netopsy.probes.jacobian_norm import opened, typed

@@ -7,7 +7,7 @@ Study (2018), Section 3.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -24,7 +24,9 @@ from netopsy._random import derive, generator
 from netopsy._typing import Batch
 from netopsy.engine.batches import Source, check_batch, open_data
 from netopsy.engine.functional import Inputs, examples
-from netopsy.engine.jacobians import Local, Pullback, gram, helmert, part, pulling, squares
+from netopsy.engine.jacobian_local import Local
+from netopsy.engine.jacobian_products import gram, helmert, squares
+from netopsy.engine.jacobians import Pullback, part, pulling
 from netopsy.network.addresses import unwrap
 from netopsy.network.states import check_precision
 from netopsy.network.task import LABELS, Task, default_targets
@@ -47,6 +49,7 @@ def jacobian_norm(
     embedding: str | None = None,
     task: Task | None = None,
     dtype: torch.dtype | None = None,
+    progress: Callable[[int, int | None], object] | None = None,
 ) -> JacobianNorms:
     """Measure ‖∂f_σ(x)/∂x‖ at every point and its mean, f_σ the class probabilities (or logits) of n classes.
 
@@ -75,6 +78,7 @@ def jacobian_norm(
         embedding: name of the module whose output is to be the input, for models on integer tokens.
         task: how batches and outputs are read.
         dtype: in which to compute; by default that of model and data.
+        progress: called with the examples done and their total.
 
     Returns:
         A result with a row for every point, in the order of the data.
@@ -117,6 +121,8 @@ def jacobian_norm(
                 spread = (each.var(1) / projections * (1 - projections / rank)).sqrt()
                 row["standard_error"] = torch.where(square > 0, spread / (2 * square.sqrt()), 0.0).numpy()
             rows.append(pd.DataFrame({"index": at.index, "norm": square.sqrt().numpy(), **row, **at.judged()}))
+            if progress is not None:
+                progress(sum(map(len, rows)), points.source.total)
     return JacobianNorms(
         frame=typed(rows),
         provenance={
