@@ -39,6 +39,7 @@ def deep() -> tuple[nn.Module, Plane]:
         return net, plane_through(*torch.randn(3, 6, dtype=torch.float64) * 2)
 
 
+@pytest.mark.usefixtures("unchecked")  # hundreds of lines: checking types is most of the work, and others do it
 def test_one_line_through_square_and_discs() -> None:
     """Length 2 in an area of 4; a diameter in a disc, 2 r / (pi r²)."""
     found = boundary_density(one_line(), PLANE, lines=150, radius=0.1)
@@ -51,6 +52,7 @@ def test_one_line_through_square_and_discs() -> None:
     assert found.frame[found.frame.place == SQUARE].crossings.mean() < 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_random_lines_agree_with_the_exact_slice() -> None:
     net, plane = deep()
     exact = region_slice(net, plane, layer="all")

@@ -85,6 +85,32 @@ def test_the_result_is_saved_loaded_and_printed(tmp_path: Path) -> None:
     assert "Jacobian norm of the logits" in str(found)
 
 
+def test_the_result_draws_the_mean_of_its_nets() -> None:
+    nets = [nn.Linear(2, 3) for _ in range(2)]
+    found = ellipse_profile(nets, {"small": [Circle()], "large": [Circle(9.0)]}, points=24)
+    ax = found.plot(scale="linear")
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 25]
+    profile = found.profile()
+    for line, kind in zip(lines, ("small", "large"), strict=True):
+        mean = profile[profile["kind"] == kind]["mean"].to_numpy()
+        np.testing.assert_allclose(line.get_ydata(), [*mean, mean[0]])
+    assert ax.get_ylabel() == "Jacobian norm of the probabilities"
+    assert found.plot(ax, label="J") is ax
+    assert ax.get_ylabel() == "J"
+
+
+def test_transitions_are_drawn_over_a_window() -> None:
+    found = ellipse_profile(
+        nn.Linear(2, 3), [Circle()], points=24, quantity="transitions", transitions=lambda model, path: [0.5]
+    )
+    ax = found.plot(scale="linear")
+    (line,) = (line for line in ax.lines if len(line.get_xdata()) == 25)
+    heights = np.zeros(25)
+    heights[11:14] = 24 / (2 * math.pi) / 3  # one in the window of three angles
+    np.testing.assert_allclose(line.get_ydata(), heights, atol=1e-12)
+    assert ax.get_ylabel() == "transitions per radian"
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("options", "message"),

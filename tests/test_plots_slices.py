@@ -26,6 +26,7 @@ def test_lines_of_several_layers_have_colors_and_a_legend() -> None:
     ax = slice_map(SEGMENTS, anchors=np.array([[0.5, 0.5]]), title="a $ b")
     assert [len(one.get_segments()) for one in drawn(ax, LineCollection)] == [2, 1]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert ax.get_legend().get_title().get_text() == "layer"
     assert ax.get_aspect() == 1
     assert ax.lines[0].get_xydata().tolist() == [[0.5, 0.5]]
     assert slice_map(SEGMENTS[:2]).get_legend() is None
@@ -37,6 +38,8 @@ def test_filled_polygons_are_named_when_they_are_classes() -> None:
     (filled,) = drawn(ax, PolyCollection)
     one, other = filled.get_facecolors()
     assert not np.allclose(one, other)
+    (alone,) = drawn(slice_map(SEGMENTS[:1], HALVES[1:], np.array([7]), named=True), PolyCollection)
+    assert np.allclose(alone.get_facecolors(), other)  # a class has its color, whichever others there are
     assert slice_map(SEGMENTS[:1], HALVES, np.array([0, 1])).get_legend() is None
 
 
@@ -74,9 +77,10 @@ def ring(kinds: tuple[str, ...], nets: int) -> pd.DataFrame:
 
 def test_profiles_are_means_over_nets_with_a_band() -> None:
     ax = profile(ring(("random", "same class"), 3), "norm")
-    random, same = (line for line in ax.lines if len(line.get_xdata()) == 7)
-    assert random.get_ydata() == pytest.approx([2.0] * 7)
-    assert same.get_ydata() == pytest.approx([3.0] * 7)
+    random, same = (line for line in ax.lines if len(line.get_xdata()) == 8)
+    assert random.get_ydata() == pytest.approx([2.0] * 8)
+    assert same.get_ydata() == pytest.approx([3.0] * 8)
+    assert random.get_xdata()[-1] == pytest.approx(2 * np.pi)  # a closed curve ends where it starts
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (pytest.approx(2.0), pytest.approx(2 + 1 / 3**0.5))  # cut off below, on a log
     wide = profile(ring(("random",), 3), "norm", scale="linear").collections[0].get_paths()[0].vertices[:, 1]
@@ -86,6 +90,25 @@ def test_profiles_are_means_over_nets_with_a_band() -> None:
     assert not profile(ring(("random",), 1), "norm", title="x").collections
 
 
+def test_a_profile_is_averaged_over_close_angles_around_the_circle() -> None:
+    frame = pd.DataFrame({"kind": "random", "net": 0, "angle": np.arange(8) * np.pi / 4, "norm": np.arange(8.0) ** 2})
+    ax = profile(frame, "norm", window=np.pi / 4)
+    (line,) = (line for line in ax.lines if len(line.get_xdata()) == 9)
+    values = np.arange(8.0) ** 2
+    expected = (np.roll(values, 1) + values + np.roll(values, -1)) / 3
+    assert line.get_ydata() == pytest.approx([*expected, expected[0]])
+    assert "each ±45°" in ax.get_xlabel()
+    alone = profile(frame, "norm", window=0.7).lines
+    assert next(one for one in alone if len(one.get_xdata()) == 9).get_ydata() == pytest.approx([*values, 0])
+
+
+def test_a_narrow_logarithmic_axis_has_plain_numbers() -> None:
+    ax = profile(ring(("random",), 1).assign(norm=lambda frame: 2 + frame.angle), "norm")
+    ax.figure.canvas.draw()
+    assert "5" in [tick.get_text() for tick in ax.get_yticklabels()]
+    assert not ax.yaxis.get_minorticklocs().size
+
+
 def test_profiles_refuse_what_they_cannot_draw() -> None:
     with pytest.raises(NetopsyError, match="angle"):
         profile(ring(("random",), 1).drop(columns="angle"), "norm")
@@ -93,3 +116,5 @@ def test_profiles_refuse_what_they_cannot_draw() -> None:
         profile(ring(tuple("abcde"), 1), "norm")
     with pytest.raises(NetopsyError, match="scale: expected one of"):
         profile(ring(("a",), 1), "norm", scale="symlog")
+    with pytest.raises(NetopsyError, match="window: expected a number"):
+        profile(ring(("a",), 1), "norm", window=-0.1)

@@ -18,11 +18,12 @@ from jaxtyping import Float, Int8, Int64
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
-from netopsy.engine.affine_steps import ADVICE, Instruction, compile_steps, on_cells, rows_of
-from netopsy.engine.affine_steps import Kinks as Kinks
+from netopsy.engine.affine_export import export_marked, state_in
+from netopsy.engine.affine_instructions import Instruction, on_cells, rows_of
+from netopsy.engine.affine_kinks import Kinks
+from netopsy.engine.affine_steps import ADVICE, compile_steps
 from netopsy.engine.functional import bind
-from netopsy.engine.graph import ExportError, export
-from netopsy.network.addresses import evaluation_mode, named_state, unwrap
+from netopsy.network.addresses import evaluation_mode, unwrap
 from netopsy.network.task import Task
 
 AGREE = 1e-8
@@ -198,30 +199,13 @@ def affine_network(
     task, model = task or Task(), unwrap(model)
     if len(points) < 2:
         raise NetopsyError(f"points: expected two inputs or more; got {len(points)}")
-    leaves = frozenset(name for name, module in model.named_modules() if name and not [*module.children()])
-    own = [value.dtype for value in model.state_dict().values() if value.is_floating_point()]
-    example = points[:2].to(own[0] if own else torch.get_default_dtype())
-    with evaluation_mode(model):
-        try:
-            program = export(model, ((example,), {}), task.logits, leaves)
-        except ExportError as error:
-            raise NetopsyError(
-                f"model: {type(model).__name__} cannot be turned into steps ({error}); {ADVICE}"
-            ) from error
-    state = {
-        name: value.detach().double() if value.is_floating_point() else value.detach()
-        for name, value in named_state(model).items()
-    }
+    program, state = export_marked(model, points, task), state_in(model, torch.float64)
     instructions, source, output = compile_steps(program, state)
     layers = {i.name: i.counted for i in instructions if i.kinks is not None}
     network = AffineNetwork(instructions, layers, output, source, model, state, task)
     points = points.double()
     network.check(points, network.run(points.unsqueeze(1), Points()).squeeze(1))
     return network
-
-
-def _rows(slots: Sequence[Any]) -> int:
-    return next(len(value) for value in slots if value is not None)
 
 
 def _cut(slots: Sequence[Any], parents: Int64[Tensor, " new"], k: int) -> list[Any]:

@@ -1,97 +1,27 @@
-"""What each operation of a model does to the coefficients of an affine piece.
-
-Values are rows: `k` of them a cell, the constant coefficient first. A linear operation runs on rows as the model runs
-it on examples; what an affine one adds goes to the constant rows alone; a piecewise linear one is a kink, a slope for
-each piece.
-"""
+"""What each operation of a model does to the coefficients of an affine piece: a program as instructions on rows."""
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from netopsy._checks import NetopsyError
+from netopsy.engine.affine_export import LayerNames, operation_name
+from netopsy.engine.affine_instructions import Instruction, Run, nothing, rows_of, shifted_rows
+from netopsy.engine.affine_kinks import RELU, kinks_of
+from netopsy.engine.affine_pooling import max_pooling
 from netopsy.engine.graph import Program, Step
 from netopsy.engine.masked import Operation, Slot, batch_norm
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Kinks:
-    """A piecewise linear function of one number.
-
-    Attributes:
-        thresholds: where it may change its slope, ascending; a value at a threshold is on the piece below it.
-        slopes: of the pieces from low to high, one more.
-        intercepts: of the pieces: the function is slope * value + intercept.
-    """
-
-    thresholds: tuple[float, ...]
-    slopes: tuple[float, ...]
-    intercepts: tuple[float, ...]
-
-
-RELU = Kinks((0.0,), (0.0, 1.0), (0.0, 0.0))
-
-Run = Callable[[Sequence[Any], int], Tensor]
-"""All slots and the number of rows a cell -> the rows of the result."""
-
-
-@dataclass(frozen=True, eq=False)
-class Instruction:
-    """One operation on rows.
-
-    Attributes:
-        name: the layer where it is a kink; else the operation.
-        run: what it computes; nothing where it is a kink.
-        reads: slots it reads.
-        writes: the slot it writes.
-        frees: slots that nothing reads after it.
-        kinks: where the cells are to be cut.
-        counted: whether the kinks are those of units.
-        lowest: the lowest piece's slope, where each channel has its own.
-    """
-
-    name: str
-    run: Run
-    reads: tuple[int, ...]
-    writes: int
-    frees: tuple[int, ...] = ()
-    kinks: Kinks | None = None
-    counted: bool = True
-    lowest: Tensor | None = None
-
-    def apply(
-        self,
-        pre: Float[Tensor, " rows *shape"],
-        parents: Int64[Tensor, " new"],
-        pieces: Int8[Tensor, "new n"],
-        k: int,
-    ) -> Float[Tensor, " new_rows *shape"]:
-        """The kinked function on cells cut from those of `pre`."""
-        assert self.kinks is not None
-        value = on_cells(pre, k).index_select(0, parents)
-        pieces = pieces.view(len(parents), *pre.shape[1:])
-        if self.lowest is not None:
-            slopes = torch.where(pieces > 0, 1.0, self.lowest.view(-1, *[1] * (pre.ndim - 2)))
-        elif self.kinks.slopes == (0.0, 1.0):
-            slopes = pieces.to(pre.dtype)
-        else:
-            slopes = torch.tensor(self.kinks.slopes, dtype=pre.dtype)[pieces.int()]
-        value *= slopes.unsqueeze(1)
-        if any(self.kinks.intercepts):
-            value[:, 0] += torch.tensor(self.kinks.intercepts, dtype=pre.dtype)[pieces.int()]
-        return value.flatten(0, 1)
-
 
 SAME = {
     aten.alias, aten.clone, aten.contiguous, aten.detach, aten.lift_fresh, aten.dropout, aten.feature_dropout,
@@ -126,46 +56,6 @@ SUPPORTED = (
     "relu, relu6, leaky_relu, prelu, hardtanh, clamp, hardsigmoid, abs, maximum, minimum, max_pool"
 )
 ADVICE = "count by samples instead (method='sampled')"
-
-
-def clipped(low: float | None = -1.0, high: float | None = 1.0) -> Kinks:
-    """Constant below `low` and above `high`, the identity between them.
-
-    >>> clipped(0.0, 6.0)
-    Kinks(thresholds=(0.0, 6.0), slopes=(0.0, 1.0, 0.0), intercepts=(0.0, 0.0, 6.0))
-    """
-    below, above = [() if end is None else (float(end),) for end in (low, high)]
-    slopes = (*(0.0 for _ in below), 1.0, *(0.0 for _ in above))
-    return Kinks((*below, *above), slopes, (*below, 0.0, *above))
-
-
-KINKS: Mapping[Any, Callable[..., Kinks]] = {
-    aten.relu: lambda: RELU,
-    aten.relu6: lambda: clipped(0.0, 6.0),
-    aten.leaky_relu: lambda slope=0.01: Kinks((0.0,), (float(slope), 1.0), (0.0, 0.0)),
-    aten.hardtanh: clipped,
-    aten.hardsigmoid: lambda: Kinks((-3.0, 3.0), (0.0, 1 / 6, 0.0), (0.0, 0.5, 1.0)),
-    aten.threshold: lambda threshold, value: Kinks((float(threshold),), (0.0, 1.0), (float(value), 0.0)),
-    aten.abs: lambda: Kinks((0.0,), (-1.0, 1.0), (0.0, 0.0)),
-    aten.clamp_min: lambda low: clipped(low, None),
-    aten.clamp_max: lambda high: clipped(None, high),
-}
-
-
-def kinks_of(operation: Operation) -> Kinks | None:
-    """A piecewise linear activation's; of `prelu` the upper slope alone is right."""
-    packet, numbers = getattr(operation.function, "overloadpacket", None), operation.args[1:]
-    if packet is aten.prelu:
-        return RELU
-    if any(isinstance(number, Slot) for number in numbers):
-        return None
-    if packet is aten.clamp:
-        low, high = (*numbers, None, None)[:2]
-        return clipped(operation.options.get("min", low), operation.options.get("max", high))
-    if packet is aten.threshold and numbers[0] != numbers[1]:
-        return None  # it jumps
-    make = KINKS.get(packet)
-    return make(*numbers) if make is not None else None
 
 
 def compile_steps(program: Program, state: Mapping[str, Tensor]) -> tuple[tuple[Instruction, ...], int, int]:
@@ -232,7 +122,7 @@ class _Compiler:
         elif packet is operator.getitem:
             run, reads = self.lists[args[0].number]
             self.moving[writes] = writes
-            yield Instruction(_name(packet), lambda slots, k: run(slots, k)[args[1]], reads, writes)
+            yield Instruction(operation_name(packet), lambda slots, k: run(slots, k)[args[1]], reads, writes)
         else:
             source = next(slot for slot in step.reads if slot in self.moving)
             read = tuple(dict.fromkeys(self.moving[slot] for slot in step.reads if slot in self.moving))
@@ -248,22 +138,17 @@ class _Compiler:
         if not any(slot in self.sizes for slot in step.reads):
             self.constants[step.writes] = _double(step.run(self.constants))
             return
-
-        def of(rows: int) -> Any:
-            return operation.function(*self.filled(operation.args, (), rows), **operation.options)
-
+        of = partial(self.sized, operation)
         one = _double(of(1))
         if not isinstance(one, Tensor):
             self.sizes[step.writes] = of
             return
-
-        def each(slots: Sequence[Any], k: int) -> Tensor:
-            value: Tensor = one.new_zeros(rows_of(slots), *one.shape[1:])
-            value[::k] = one
-            return value
-
         self.moving[step.writes] = step.writes
-        yield Instruction(_name(operation.function), each, (), step.writes)
+        yield Instruction(operation_name(operation.function), partial(_repeated, one), (), step.writes)
+
+    def sized(self, operation: Operation, rows: int) -> Any:
+        """What an operation on the number of rows gives."""
+        return operation.function(*self.filled(operation.args, (), rows), **operation.options)
 
     def moved(self, packet: Any, operation: Operation, source: int, read: tuple[int, ...]) -> Iterator[Instruction]:
         """An operation on values that the input decides."""
@@ -279,51 +164,20 @@ class _Compiler:
             yield Instruction(name, nothing, (d,), e, kinks=RELU, counted=False)
             yield Instruction(name, lambda slots, k: slots[b] + sign * slots[e], (b, e), writes)
         elif packet in WINDOWS:
-            yield from self.pooled(self.names.name(source, packet), WINDOWS[packet], operation, read[0])
+            name = self.names.name(source, packet)
+            yield from max_pooling(name, WINDOWS[packet], operation, read[0], self.slot)
         else:
             run = self.affine(packet, args, options, read[0])
             if run is None:
                 where = f" in {self.names.entered[source]!r}" if source in self.names.entered else ""
-                raise NetopsyError(f"model: expected {SUPPORTED}; got {_name(packet)}{where}; {ADVICE}")
-            yield Instruction(_name(packet), run, read, writes)
-
-    def pooled(self, name: str, axes: int, operation: Operation, source: int) -> Iterator[Instruction]:
-        """Max pooling as a tournament: the larger of two entries of each window, until one is left."""
-        shape = [int(size) for size in operation.shapes[operation.args[0].number][-axes:]]
-        places = window_indices(shape, *operation.args[1:])
-        window, count = self.slot(), len(places)
-        yield Instruction(
-            name, lambda slots, k: slots[source].flatten(-axes)[..., places.flatten(1)], (source,), window
-        )
-        while count > 1:
-            half, before, d, e, window = count // 2, window, self.slot(), self.slot(), self.slot()
-
-            def compared(slots: Sequence[Any], k: int, w: int = before, h: int = half) -> Tensor:
-                value: Tensor = slots[w]
-                return value[..., :h, :] - value[..., h : 2 * h, :]
-
-            def winners(slots: Sequence[Any], k: int, w: int = before, h: int = half, e: int = e) -> Tensor:
-                value: Tensor = slots[w]
-                return torch.cat([value[..., h : 2 * h, :] + slots[e], value[..., 2 * h :, :]], -2)
-
-            yield Instruction(name, compared, (before,), d)
-            yield Instruction(name, nothing, (d,), e, kinks=RELU, counted=False)
-            yield Instruction(name, winners, (before, e), window)
-            count -= half
-        sizes = places.shape[1:]
-        last = window
-        yield Instruction(
-            name, lambda slots, k: slots[last].squeeze(-2).unflatten(-1, sizes), (last,), operation.writes
-        )
+                raise NetopsyError(f"model: expected {SUPPORTED}; got {operation_name(packet)}{where}; {ADVICE}")
+            yield Instruction(operation_name(packet), run, read, writes)
 
     def affine(self, packet: Any, args: Any, options: Mapping[str, Any], source: int) -> Run | None:
         """An operation that is affine in its values, on rows; None where it is none."""
         function: Any = aten.reshape if packet is aten.view else packet
         values = {leaf.number for leaf in pytree.tree_leaves(args) if isinstance(leaf, Slot)} & set(self.moving)
-
-        def linear(slots: Sequence[Any], k: int) -> Any:
-            return function(*self.filled(args, slots, len(slots[source])), **options)
-
+        linear = self.on_rows(function, args, options, source)
         if packet in LINEAR:
             return linear
         if packet in (aten.pad, aten.constant_pad_nd):
@@ -338,7 +192,7 @@ class _Compiler:
             inert = [arg if self.is_moving(arg) else _zero(*self.filled((arg,), (), 0)) for arg in args[:2]]
             still = [_zero(0.0) if self.is_moving(arg) else arg for arg in args[:2]]
             offset = function(*self.filled((*still, *args[2:]), (), 0), **options)
-            return _shifted(lambda s, n: function(*self.filled((*inert, *args[2:]), s, n), **options), offset, source)
+            return partial(shifted_rows, self.on_rows(function, (*inert, *args[2:]), options, source), offset)
         if packet in BIASED:
             place = BIASED[packet]
             bias = self.filled(args[place : place + 1], (), 0)
@@ -347,33 +201,26 @@ class _Compiler:
             unbiased = (*args[:place], _zero(bias[0]) if place == 0 else None, *args[place + 1 :])
             spatial = self.filled(args[1:2], (), 0)[0].ndim - 2 if place else 0
             offset = bias[0].view(-1, *[1] * spatial) if spatial else bias[0]
-            return _shifted(lambda s, n: function(*self.filled(unbiased, s, n), **options), offset, source)
+            return partial(shifted_rows, self.on_rows(function, unbiased, options, source), offset)
         if packet is batch_norm:
             weight, bias, mean, variance, _, epsilon = self.filled(args[1:], (), 0)
             scale = (variance + epsilon).rsqrt() * (1.0 if weight is None else weight)
             shift = (0.0 if bias is None else bias) - mean * scale
-
-            def normalized(slots: Sequence[Any], k: int) -> Tensor:
-                value: Tensor = slots[source]
-                sizes = [-1, *[1] * (value.ndim - 2)]
-                result: Tensor = value * scale.view(sizes)
-                result[::k] += shift.view(sizes)
-                return result
-
-            return normalized
+            return partial(_normalized, source, scale, shift)
         return None
+
+    def on_rows(self, function: Any, args: Any, options: Mapping[str, Any], source: int) -> Run:
+        """An operation as it is, on as many rows as the value in `source` has."""
+        return lambda slots, k: function(*self.filled(args, slots, len(slots[source])), **options)
 
     def filled(self, args: Any, slots: Sequence[Any], rows: int) -> Any:
         """Arguments with the values in place."""
+        return pytree.tree_map(lambda arg: self.value(arg, slots, rows) if isinstance(arg, Slot) else arg, args)
 
-        def value(leaf: Any) -> Any:
-            if not isinstance(leaf, Slot):
-                return leaf
-            if leaf.number in self.moving:
-                return slots[self.moving[leaf.number]]
-            return self.sizes[leaf.number](rows) if leaf.number in self.sizes else self.constants[leaf.number]
-
-        return pytree.tree_map(value, args)
+    def value(self, arg: Slot, slots: Sequence[Any], rows: int) -> Any:
+        if arg.number in self.moving:
+            return slots[self.moving[arg.number]]
+        return self.sizes[arg.number](rows) if arg.number in self.sizes else self.constants[arg.number]
 
     def is_moving(self, arg: Any) -> bool:
         return isinstance(arg, Slot) and arg.number in self.moving
@@ -383,83 +230,22 @@ class _Compiler:
         return self.slots - 1
 
 
-class LayerNames:
-    """Names of the activations of a program that was exported with its leaf modules marked."""
-
-    def __init__(self, program: Program) -> None:
-        self.places = program.places
-        self.entered: dict[int, str] = {}  # slot of what enters a module -> the module
-        self.taken: set[str] = set()
-
-    def see(self, step: Step) -> None:
-        """Note a mark; steps are to be shown in order."""
-        if step.place and step.place.startswith("input|"):
-            _, name, call, _ = step.place.split("|")
-            calls = sum(place.startswith(f"input|{name}|") and place.endswith("|0") for place in self.places)
-            self.entered[step.writes] = name if calls == 1 else f"{name}, call {call}"
-
-    def name(self, source: int, packet: Any) -> str:
-        """The module that this activation is, with the call where it is called several times; else the operation with
-        a running number.
-        """
-        module = self.entered.get(source)
-        numbered = (f"{_name(packet)}_{number}" for number in itertools.count())
-        names = itertools.chain([module] if module else [], numbered)
-        free = next(name for name in names if name not in self.taken)
-        self.taken.add(free)
-        return free
-
-
-def rows_of(slots: Sequence[Any]) -> int:
-    """The number of rows, which all values share."""
-    return next(len(value) for value in slots if value is not None)
-
-
-def on_cells(rows: Float[Tensor, " rows *shape"], k: int) -> Float[Tensor, "cells k *shape"]:
-    """Rows by their cell."""
-    return rows.unflatten(0, (-1, k))  # type: ignore[no-any-return, no-untyped-call]
-
-
-def nothing(slots: Sequence[Any], k: int) -> Tensor:
-    """A kink runs by `Instruction.apply`."""
-    raise AssertionError
-
-
-def window_indices(
-    shape: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Int64[Tensor, " window *out"]:
-    """Flat indices of what each pooling window sees; an entry in the padding is replaced by another of the window."""
-    result = torch.zeros([1] + [1] * len(shape), dtype=torch.int64)
-    options = (kernel, stride or kernel, padding, dilation)
-    for axis, n in enumerate(shape):
-        size, step, pad, spread = (option[axis % len(option)] for option in options)
-        free = n + 2 * pad - spread * (size - 1) - 1
-        count = (-(-free // step) if ceil_mode else free // step) + 1
-        if ceil_mode and (count - 1) * step >= n + pad:
-            count -= 1
-        taps = torch.arange(size)[:, None] * spread + torch.arange(count) * step - pad
-        inside = (taps >= 0) & (taps < n)
-        taps = torch.where(inside, taps, taps.where(inside, -1).amax(0))
-        view = [size, *[1] * len(shape)]
-        view[axis + 1] = count
-        result = (result[:, None] * n + taps.view(view)[None]).flatten(0, 1)
+def _normalized(
+    source: int, scale: Float[Tensor, " c"], shift: Float[Tensor, " c"], slots: Sequence[Any], k: int
+) -> Float[Tensor, " rows c *shape"]:
+    """Batch normalization by fixed statistics."""
+    value: Tensor = slots[source]
+    sizes = [-1, *[1] * (value.ndim - 2)]
+    result: Tensor = value * scale.view(sizes)
+    result[::k] += shift.view(sizes)
     return result
 
 
-def _shifted(run: Callable[[Sequence[Any], int], Tensor], offset: Tensor, source: int) -> Run:
-    """A linear operation, and what is added to its constant rows."""
-
-    def shifted(slots: Sequence[Any], k: int) -> Tensor:
-        value = run(slots, len(slots[source]))
-        value[::k] += offset
-        return value
-
-    return shifted
+def _repeated(one: Float[Tensor, " one *shape"], slots: Sequence[Any], k: int) -> Float[Tensor, " rows *shape"]:
+    """A value that is the same on all cells."""
+    value = one.new_zeros(rows_of(slots), *one.shape[1:])
+    value[::k] = one
+    return value
 
 
 def _pads_zeros(packet: Any, args: Sequence[Any], options: Mapping[str, Any]) -> bool:
@@ -475,7 +261,3 @@ def _double(value: Any) -> Any:
 def _zero(value: Any) -> Tensor:
     """Zeros in a value's shape."""
     return torch.zeros_like(value) if isinstance(value, Tensor) else torch.zeros((), dtype=torch.float64)
-
-
-def _name(function: Any) -> str:
-    return str(getattr(function, "__name__", function)).removeprefix("aten.").split(".")[0]

@@ -22,7 +22,7 @@ from torch import Tensor
 from netopsy._checks import NetopsyError
 from netopsy._typing import FloatArray, IntArray
 from netopsy.engine.affine import Refined
-from netopsy.engine.affine_steps import Kinks
+from netopsy.engine.affine_kinks import Kinks
 from netopsy.engine.mesh import Mesh, Square
 
 TOLERANCE = 1e-12

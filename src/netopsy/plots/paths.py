@@ -94,12 +94,13 @@ def path_panels(
 
 
 def line_looks(sites: Sequence[str], members: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Colors by depth, markers in turn; members stand out, and the full network is dashed."""
+    """Colors by depth, a marker each where there are enough; members stand out, and the full network is dashed."""
     layers = [site for site in sites if site != FULL_NETWORK]
     colors = shades()(np.linspace(0.2, 0.95, max(len(layers), 1)))
     looks: dict[str, dict[str, Any]] = {}
     for place, site in enumerate(layers):
-        looks[site] = {"color": colors[place], "linewidth": 1.0, "marker": MARKERS[place % len(MARKERS)]}
+        marker = MARKERS[place] if len(layers) <= len(MARKERS) else ""
+        looks[site] = {"color": colors[place], "linewidth": 1.0, "marker": marker}
         if site in members:
             looks[site] |= {"color": BLUE, "linewidth": 1.8, "zorder": 4}
     looks[FULL_NETWORK] = {"color": INK, "linewidth": 1.6, "linestyle": (0, (4, 2)), "zorder": 5}

@@ -72,7 +72,14 @@ def slice_map(
         ax.set_title(plain(title), size=LABEL)
     if handles:
         legend = ax.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=TICK
+            handles=handles,
+            title=None if named else "layer",
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.02),
+            frameon=False,
+            fontsize=TICK,
+            title_fontsize=TICK,
+            alignment="left",
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -83,9 +90,12 @@ def fill(ax: Axes, polygons: Sequence[FloatArray], fills: IntArray, *, named: bo
     """Pale polygons; what a legend says of them."""
     numbers = np.unique(fills)
     if named:
-        palette = pale(mpl.colormaps["tab10" if len(numbers) <= 10 else "tab20"](np.arange(len(numbers)) % 20))
-    else:  # the golden ratio puts the hues of successive numbers far apart
-        palette = pale(mpl.colormaps["hsv"](np.arange(len(numbers)) * 0.618034 % 1))
+        many = int(numbers.max(initial=0)) >= 10
+        palette = pale(mpl.colormaps["tab20" if many else "tab10"](numbers % 20))  # in all pictures the same
+    else:  # successive numbers have hues far apart (by the golden ratio), and near hues another depth
+        turn = np.outer(np.arange(len(numbers)), (0.618034, 0.414214)) % 1
+        depth = np.array([0.18, 0.99]) + turn[:, 1:] * np.array([0.27, -0.17])
+        palette = mpl.colors.hsv_to_rgb(np.column_stack([turn[:, 0], depth]))
     color = palette[np.searchsorted(numbers, fills)]
     drawn = PolyCollection(list(polygons), facecolors=color, edgecolors=color, linewidths=0.2, zorder=1)
     drawn.set_rasterized(len(polygons) > MANY)

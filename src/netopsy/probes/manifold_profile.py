@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from netopsy._typing import FloatArray
 from netopsy.network.task import Task
 from netopsy.probes.jacobian_norm import Output, jacobian_norm
 from netopsy.probes.plane import ANGLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MIDPOINTS = (0.0, 2 * math.pi / 3, 4 * math.pi / 3)
 """Angles between them."""
@@ -86,6 +89,26 @@ class EllipseProfile:
         table = pd.DataFrame(rows).reset_index()
         return table.assign(ratio=table["anchors"] / table["midpoints"])
 
+    @property
+    def quantity(self) -> str:
+        """What was measured, in words."""
+        jacobian = f"Jacobian norm of the {self.provenance['output']}"
+        return jacobian if self.provenance["quantity"] == "jacobian" else "transitions per radian"
+
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the mean over networks at each angle, with a band, for each kind of curve; anchors marked (Figure 2).
+
+        Transitions are averaged over ±π/12, as few of them are near any one angle.
+
+        Args:
+            ax: where to draw; by default a new figure, `.figure` of what is returned.
+            options: those of `netopsy.plots.profiles.profile`.
+        """
+        from netopsy.plots.profiles import profile
+
+        window = WINDOW if self.provenance["quantity"] == "transitions" else 0.0
+        return profile(self.frame, "value", ax=ax, **{"label": self.quantity, "window": window, **options})
+
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `results.parquet` and `manifest.json`.
 
@@ -106,15 +129,9 @@ class EllipseProfile:
 
     def __str__(self) -> str:
         ratios = self.ratios().groupby("kind", sort=False)[["anchors", "midpoints", "ratio"]].mean()
-        what = {
-            "jacobian": f"Jacobian norm of the {self.provenance['output']}",
-            "transitions": "transitions per radian",
-        }
         nets = self.frame["net"].nunique()
         text = ratios.rename_axis(None).to_string(float_format=lambda value: f"{value:.4g}")
-        return (
-            f"{text}\n{what[self.provenance['quantity']]} near the anchors and between them, means over {nets} nets."
-        )
+        return f"{text}\n{self.quantity} near the anchors and between them, means over {nets} nets."
 
 
 def ellipse_profile(

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from netopsy import __version__
 from netopsy._checks import NetopsyError, at_least, inside, one_of
 from netopsy.engine.affine import affine_network
-from netopsy.engine.codes import coded_layers, codes
+from netopsy.engine.affine_export import state_in
+from netopsy.engine.codes import coded_network
 from netopsy.engine.curves import BUDGET, trace
 from netopsy.engine.functional import bind
-from netopsy.engine.graph import ExportError, export
-from netopsy.network.addresses import evaluation_mode, named_state, unwrap
+from netopsy.network.addresses import evaluation_mode, unwrap
 from netopsy.network.task import Task
 from netopsy.probes.paths import Path
 from netopsy.probes.transitions_result import Transitions
@@ -77,7 +77,7 @@ def transitions(
         raise NetopsyError(f"path: expected a netopsy path, netopsy.paths.segment(a, b); got {type(path).__name__}")
     started = time.perf_counter()
     task, model = task or Task(), unwrap(model)
-    known: dict[str, Any] = {"probe": "transitions", "method": method, "closed": path.closed}
+    known: dict[str, Any] = {"probe": "transitions", "method": method, "closed": path.closed, "function": function}
     versions = {"netopsy": __version__, "torch": str(torch.__version__)}
     functions = None
     if method == "exact":
@@ -126,16 +126,8 @@ def _sampled(
     model: nn.Module, path: Path, points: int, rtol: float | None, dtype: torch.dtype, task: Task
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[int, int], bool | None]:
     """Crossings and layers at the last number of points; all numbers and counts; whether they have converged."""
-    leaves = frozenset(name for name, module in model.named_modules() if name and not [*module.children()])
-    state = {n: v.detach().to(dtype) if v.is_floating_point() else v.detach() for n, v in named_state(model).items()}
-    own = [value.dtype for value in named_state(model).values() if value.is_floating_point()]
-    with evaluation_mode(model):
-        try:
-            program = export(model, ((path.at([0.0, 0.5]).to(own[0] if own else dtype),), {}), task.logits, leaves)
-        except ExportError as error:
-            raise NetopsyError(f"model: {type(model).__name__} cannot be turned into steps ({error})") from error
-    coded = coded_layers(program)
-    names = [layer.name for layer in coded.values()]
+    network = coded_network(model, path.at([0.0, 0.5]), dtype=dtype, task=task)
+    names = network.layers
     counts: dict[int, int] = {}
     size = points if rtol is None else min(FIRST, points)
     while True:
@@ -145,7 +137,7 @@ def _sampled(
         sides = size if path.closed else size - 1
         for at in range(0, size, BATCH):
             t = torch.arange(at, min(at + BATCH, size), dtype=torch.float64) / sides
-            for number, (name, code) in enumerate(codes(program, coded, state, ((path.at(t).to(dtype),), {}))):
+            for number, (name, code) in enumerate(network.at(path.at(t))):
                 joined = torch.cat([before[name], code]) if at else code
                 first.setdefault(name, code[:1])
                 before[name] = code[-1:].clone()
@@ -213,8 +205,7 @@ def curvature(
     at_least("batch_size", batch_size, 1)
     one_of("output", output, ("logits", "probabilities"))
     task, model = task or Task(), unwrap(model)
-    state = {n: v.detach().double() if v.is_floating_point() else v.detach() for n, v in named_state(model).items()}
-    call = bind(model)
+    state, call = state_in(model, torch.float64), bind(model)
 
     def value(x: Tensor) -> Tensor:
         logits = task.logits(call(state, ((x[None],), {})))[0]

@@ -13,9 +13,13 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from netopsy._checks import at_least
-from netopsy._storage import read_result, write_result
+from netopsy._checks import NetopsyError, at_least
+from netopsy._storage import new_folder, read_result, write_result, write_state
 from netopsy._typing import FloatArray, IntArray
+from netopsy.network.tensor_files import TensorFile
+
+TABLES, FUNCTIONS = ("crossings", "layers", "cells"), "functions.safetensors"
+"""Of a saved result."""
 
 CLOSE = 1e-13
 """Crossings as close as this, in t, are at one place."""
@@ -33,7 +37,7 @@ class Transitions:
             sampled. They also end at the path's corners and where a comparison has a kink.
         provenance: options, counts of samples, versions, seconds.
         functions: the logits on each cell as coefficients of 1 and the piece's own parameter in [0, 1], or of 1, cos
-            and sin of the angle; where it was asked for. It is not saved.
+            and sin of the angle; where it was asked for.
     """
 
     crossings: pd.DataFrame = field(repr=False)
@@ -99,11 +103,16 @@ class Transitions:
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `crossings.parquet`, `layers.parquet`, `cells.parquet`, `manifest.json`.
 
+        The affine functions, where there are, go to `functions.safetensors`.
+
         Raises:
             NetopsyError: when the folder exists and has files in it, unless `overwrite`.
         """
-        tables = {"crossings": self.crossings, "layers": self.layers, "cells": self.cells}
-        return write_result(path, tables, self.provenance, overwrite=overwrite)
+        tables = dict(zip(TABLES, (self.crossings, self.layers, self.cells), strict=True))
+        folder = new_folder(Path(path), overwrite=overwrite)
+        if self.functions is not None:
+            write_state(folder / FUNCTIONS, {"functions": self.functions})
+        return write_result(folder, tables, self.provenance, overwrite=True)  # the manifest last
 
     @classmethod
     def load(cls, path: Path | str) -> Transitions:
@@ -112,8 +121,17 @@ class Transitions:
         Raises:
             NetopsyError: when the folder holds no such result, a damaged one, or one of a newer netopsy.
         """
-        tables, provenance = read_result(path, "Transitions", "transitions", ["crossings", "layers", "cells"])
-        return cls(tables["crossings"], tables["layers"], tables["cells"], provenance)
+        tables, provenance = read_result(path, "Transitions", "transitions", TABLES)
+        crossings, layers, cells = (tables[name] for name in TABLES)
+        functions = None
+        if provenance.get("function"):  # else a file of this name is of a result that was overwritten
+            functions = TensorFile(Path(path) / FUNCTIONS).read("functions")
+            if len(functions) != len(cells):
+                raise NetopsyError(
+                    f"{path}: expected the functions of {len(cells)} cells in {FUNCTIONS}; it has {len(functions)}; "
+                    "the file is damaged"
+                )
+        return cls(crossings, layers, cells, provenance, functions)
 
     def __str__(self) -> str:
         """The count and how it was made, and a row for each layer."""

@@ -20,11 +20,8 @@ from netopsy._storage import write_table
 from netopsy._typing import IntArray
 from netopsy.data.dataset import Dataset
 from netopsy.engine.affine import affine_network
-from netopsy.engine.codes import coded_layers, codes
+from netopsy.engine.codes import coded_network
 from netopsy.engine.curves import trace
-from netopsy.engine.graph import export
-from netopsy.network.addresses import named_state
-from netopsy.network.task import default_logits
 from netopsy.probes.boundary_density import boundary_density
 from netopsy.probes.jacobian_bounds import jacobian_bounds
 from netopsy.probes.jacobian_norm import jacobian_norm
@@ -191,15 +188,11 @@ def boundary_map(model: nn.Module, plane: Plane, pixels: int) -> IntArray:
         (pixels - 1, pixels - 1), the rows from v = -1 upwards.
     """
     side = torch.linspace(-1, 1, pixels, dtype=torch.float64)
-    state = {name: value.detach() for name, value in named_state(model).items()}
-    leaves = frozenset(name for name, module in model.named_modules() if name and not [*module.children()])
-    program = export(model, ((plane.at(plane.anchors),), {}), default_logits, leaves)
-    coded = coded_layers(program)
-    last = [layer.name for layer in coded.values()][-1]
+    network = coded_network(model, plane.at(plane.anchors))
+    last = network.layers[-1]
     rows = []
     for some in torch.split(side, 8):
-        inputs = plane.at(torch.cartesian_prod(some, side).flip(1))
-        rows.append(dict(codes(program, coded, state, ((inputs,), {})))[last])
+        rows.append(dict(network.at(plane.at(torch.cartesian_prod(some, side).flip(1))))[last])
     grid = torch.cat(rows).view(pixels, pixels, -1).to(torch.int16)
     changes = (grid[1:, :-1] - grid[:-1, :-1]).abs().sum(2) + (grid[:-1, 1:] - grid[:-1, :-1]).abs().sum(2)
     found: IntArray = changes.numpy()
