@@ -121,5 +121,5 @@ def test_large_networks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_inspect_knows_them_all() -> None:
     assert [probe.name for probe in probes.PROBES] == [
-        "redundancy", "path", "robustness", "ablation", "units", "criticality",
+        "redundancy", "jacobian", "transitions", "path", "robustness", "ablation", "units", "criticality",
     ]  # fmt: skip

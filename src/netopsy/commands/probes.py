@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from netopsy.commands.criticality_probe import CRITICALITY_PROBES
 from netopsy.commands.probing import Cost, Finding, OneModel, Options, Probe, Progress, Subject, plain_rows
+from netopsy.commands.sensitivity_probes import SENSITIVITY_PROBES
 from netopsy.commands.unit_probes import UNIT_PROBES
 from netopsy.plots.style import save
 from netopsy.probes.plan import plan
@@ -46,6 +47,8 @@ def _run_robustness(subject: Subject, options: Options, progress: Progress) -> F
 
 PROBES: tuple[Probe, ...] = (
     UNIT_PROBES["redundancy"],
+    SENSITIVITY_PROBES["jacobian"],
+    SENSITIVITY_PROBES["transitions"],
     CRITICALITY_PROBES["path"],
     Probe(
         name="robustness",

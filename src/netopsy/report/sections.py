@@ -15,7 +15,9 @@ import pandas as pd
 from netopsy._checks import NetopsyError
 from netopsy.probes.ablation_result import AblationResult
 from netopsy.probes.criticality_result import CriticalityResult
+from netopsy.probes.jacobian_norm_result import JacobianNorms
 from netopsy.probes.matching_result import UnitMatch
+from netopsy.probes.path_transitions import PathTransitions
 from netopsy.probes.redundancy_result import RedundancyResult
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.probes.units_result import UnitTableResult
@@ -27,6 +29,8 @@ from netopsy.report.criticality import criticality_section
 from netopsy.report.matching import match_section, ranks_section
 from netopsy.report.redundancy import redundancy_section
 from netopsy.report.robustness import robustness_section
+from netopsy.report.sensitivity import jacobian_section
+from netopsy.report.sensitivity_transitions import transitions_section
 from netopsy.report.units import unit_table_section
 from netopsy.report.valley import valley_section
 
@@ -63,6 +67,8 @@ SECTIONS: Mapping[str, Reported] = {
     "ablation": Reported(kind=AblationResult, load=AblationResult.load, section=ablation_section),
     "units": Reported(kind=UnitTableResult, load=UnitTableResult.load, section=unit_table_section),
     "redundancy": Reported(kind=RedundancyResult, load=RedundancyResult.load, section=redundancy_section),
+    "jacobian_norm": Reported(kind=JacobianNorms, load=JacobianNorms.load, section=jacobian_section),
+    "path_transitions": Reported(kind=PathTransitions, load=PathTransitions.load, section=transitions_section),
     "match_units": Reported(kind=UnitMatch, load=UnitMatch.load, section=match_section),
     "winner_ranks": Reported(kind=WinnerRanks, load=WinnerRanks.load, section=ranks_section),
 }
