@@ -8,7 +8,7 @@ import pytest
 
 from netopsy._checks import NetopsyError
 from netopsy.training.config import FitConfig
-from netopsy.training.recipes import demo, layers_conv, layers_fcn
+from netopsy.training.recipes import demo, layers_conv, layers_fcn, layers_lm
 
 
 def test_the_lr_drops_after_the_named_epochs() -> None:
@@ -33,6 +33,13 @@ def test_the_recipes_are_the_papers() -> None:
     assert (changed, conv.augment, conv.pad) == ({"augment"}, "pad-crop-flip", 4)
 
 
+def test_the_language_model_is_trained_as_the_paper_says() -> None:
+    config = layers_lm(seed=2)
+    assert (config.epochs, config.optimizer, config.lr_drops, config.seed) == (20, "adam", (), 2)
+    assert config.keys == (0, 1, 2, 5, 10, 15, 20)
+    assert layers_lm(epochs=3).keys == (0, 1, 2, 3)
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 8, 50])
 def test_the_recipes_keep_their_shape_in_fewer_epochs(epochs: int) -> None:
     for recipe in (layers_fcn(epochs=epochs), layers_conv(epochs=epochs)):
@@ -55,6 +62,9 @@ def test_the_demo_keeps_every_epoch() -> None:
         ({"lr": float("nan")}, r"lr: expected a number in \(0, inf\); got nan"),
         ({"momentum": 1.0}, r"momentum: expected a number in \[0, 1\); got 1.0"),
         ({"weight_decay": -1.0}, r"weight_decay: expected a number in \[0, inf\); got -1.0"),
+        ({"sam_rho": 0.0}, r"sam_rho: expected a number in \(0, inf\); got 0.0"),
+        ({"sam_rho": float("nan")}, r"sam_rho: expected a number in \(0, inf\); got nan"),
+        ({"optimizer": "lbfgs", "sam_rho": 0.1}, "sam_rho: expected None with optimizer='lbfgs', .* got 0.1"),
         ({"lr_factor": 0.0}, r"lr_factor: expected a number in \(0, 1\]; got 0.0"),
         ({"augment": "mixup"}, "augment: expected one of 'none', 'pad-crop-flip', .*; got 'mixup'"),
         ({"optimizer": "lbfgs", "weight_decay": 0.1}, "weight_decay: expected 0 with optimizer='lbfgs', .* got 0.1"),

@@ -16,7 +16,8 @@ class FitConfig:
         epochs: passes over the train split.
         batch_size: examples a step; an epoch's last batch is smaller where the number does not divide.
         loss: "cross-entropy", in nats, or "l2": the squared error to the one-hot label, summed over classes. Its mean
-            over a batch is descended on, and all losses that are reported are of this kind.
+            over a batch, of labels by position over those that count, is descended on, and all losses that are
+            reported are of this kind.
         optimizer: "sgd", "adam", "rmsprop" or "lbfgs". L-BFGS takes all examples at once (`batch_size` at least as
             many), and an epoch is `epoch.LBFGS_STEPS` of its iterations, with a strong Wolfe line search, from an
             empty memory; it has no use for `momentum`.
@@ -26,6 +27,10 @@ class FitConfig:
             to the root of the mean square, TensorFlow to the mean square: v ← 0.9 v + 0.1 g²,
             b ← momentum · b + g / (√v + 1), θ ← θ - lr · b, from v = b = 0.
         weight_decay: added to the gradient as weight_decay · θ, of all parameters, by every optimizer.
+        sam_rho: radius ρ > 0 of sharpness-aware minimization (see `sam.ascended`), for any optimizer but "lbfgs": its
+            step from θ takes the loss's gradient at θ + ρ g/‖g‖, g being the one at θ. Each step costs two. Losses,
+            errors and the statistics of batch normalization are those of θ, of the first pass; dropout draws anew
+            for the second; weight decay is no part of g. None: the optimizer's own step.
         lr_drops: epochs after which the lr is multiplied by `lr_factor`: with 30, epochs 1 to 30 still have the old.
         lr_factor: in (0, 1].
         augment: "none", "pad-crop-flip", see `augment.pad_crop_flip`, or "wrap-flip" and "wrap-flip-turn", see
@@ -61,6 +66,7 @@ class FitConfig:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
+    sam_rho: float | None = None
     lr_drops: tuple[int, ...] = ()
     lr_factor: float = 0.2
     augment: Literal["none", "pad-crop-flip", "wrap-flip", "wrap-flip-turn"] = "none"
@@ -90,6 +96,13 @@ class FitConfig:
                 f"weight_decay: expected 0 with optimizer='lbfgs', whose line search looks at the loss alone; got "
                 f"{self.weight_decay:g}; leave it out, or take another optimizer"
             )
+        if self.sam_rho is not None:
+            inside("sam_rho", self.sam_rho, 0.0, float("inf"), open_low=True, open_high=True)
+            if self.optimizer == "lbfgs":
+                raise NetopsyError(
+                    f"sam_rho: expected None with optimizer='lbfgs', whose line search looks at the loss where it "
+                    f"steps; got {self.sam_rho:g}; leave it out, or take another optimizer"
+                )
         one_of("augment", self.augment, ("none", "pad-crop-flip", "wrap-flip", "wrap-flip-turn"))
         at_least("pad", self.pad, 0)
         inside("label_noise", self.label_noise, 0.0, 1.0)

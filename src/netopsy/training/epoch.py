@@ -12,7 +12,8 @@ from netopsy._checks import NetopsyError
 from netopsy._random import derive, forked, generator
 from netopsy.training.augment import augmented
 from netopsy.training.config import FitConfig
-from netopsy.training.losses import Loss, loss_of
+from netopsy.training.losses import Loss, counted, errors_of, loss_of
+from netopsy.training.sam import ascended
 
 Row: TypeAlias = dict[str, int | float]
 """One epoch's line of the history."""
@@ -23,7 +24,8 @@ LBFGS_STEPS = 20
 LBFGS_MEMORY = 20
 """Updates that L-BFGS keeps: all of an epoch's."""
 
-EVALUATION_BATCH = 1000  # fixed, so that a validation error does not depend on the training batch size
+EVALUATION_BATCH = 1000
+"""Labels measured at once; fixed, so that a validation error does not depend on the training batch size."""
 
 
 def train_epoch(
@@ -35,37 +37,39 @@ def train_epoch(
     for group in optimizer.param_groups:
         group["lr"] = lr
     order = torch.randperm(len(images), generator=generator(derive(config.seed, "order", epoch)))
+    sizes = [part.sum() for part in torch.split(counted(labels).cpu()[order], config.batch_size)]
     source = generator(derive(config.seed, "augment", epoch))
-    losses, errors, sizes = [], [], []
+    losses, errors = [], []
     model.train()
     with forked(derive(config.seed, "epoch", epoch)):
         for batch in torch.split(order.to(images.device), config.batch_size):
             inputs, targets = images[batch].to(device), labels[batch].to(device)
-            inputs = augmented(inputs, config.augment, config.pad, source)
-            loss, logits = _step(model, optimizer, inputs, targets, config.loss)
+            if config.augment != "none":
+                inputs = augmented(inputs, config.augment, config.pad, source)
+            loss, logits = _step(model, optimizer, inputs, targets, config)
             losses.append(loss.detach())
-            errors.append((logits.detach().argmax(1) != targets).sum())
-            sizes.append(len(batch))
+            errors.append(errors_of(logits.detach(), targets))
     # Collected on the device and read once: reading every loss would wait for every step.
-    total = torch.stack(losses).cpu().double() @ torch.tensor(sizes, dtype=torch.float64)
+    weights = torch.stack(sizes).double()
+    total, count = torch.stack(losses).cpu().double() @ weights, int(weights.sum())
     return {
         "epoch": epoch,
         "lr": lr,
-        "train_loss": total.item() / len(images),
-        "train_error": int(torch.stack(errors).sum()) / len(images),
+        "train_loss": total.item() / count,
+        "train_error": int(torch.stack(errors).sum()) / count,
         "seconds": time.perf_counter() - started,
     }
 
 
 def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor, loss: Loss
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor, config: FitConfig
 ) -> tuple[Tensor, Tensor]:
     """Step on a batch; its loss and logits before that."""
     met: list[tuple[Tensor, Tensor]] = []
 
     def descent() -> Tensor:
         logits = model(inputs)
-        value = loss_of(loss, logits, targets)
+        value = loss_of(config.loss, logits, targets)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         if not met:
@@ -77,20 +81,24 @@ def _step(
         optimizer.state.clear()  # the next epoch, of images augmented anew, depends on nothing but the weights
     else:
         descent()
+        if config.sam_rho is not None:
+            with ascended(model, config.sam_rho):
+                descent()
         optimizer.step()
     return met[0]
 
 
 @torch.no_grad()
 def mean_loss_and_error(model: nn.Module, images: Tensor, labels: Tensor, loss: Loss) -> tuple[float, float]:
-    """Mean loss and share of errors in eval mode."""
-    device, total, errors = device_of(model), 0.0, 0
+    """Mean loss and share of errors in eval mode, of all labels that count."""
+    device, total, errors, count = device_of(model), 0.0, 0, int(counted(labels).sum())
+    size = max(1, EVALUATION_BATCH // labels[0].numel())
     model.eval()
-    for inputs, targets in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
+    for inputs, targets in zip(*(torch.split(part, size) for part in (images, labels)), strict=True):
         logits, wanted = model(inputs.to(device)), targets.to(device)
         total += loss_of(loss, logits, wanted, reduction="sum").item()
-        errors += int((logits.argmax(1) != wanted).sum())
-    return total / len(images), errors / len(images)
+        errors += int(errors_of(logits, wanted))
+    return total / count, errors / count
 
 
 def check_batch_size(config: FitConfig, examples: int) -> None:

@@ -45,7 +45,8 @@ class FitResult:
             examples, each under the weights that it met in training mode), with a target `fitted_loss` and
             `fitted_error` (of the train split after the epoch, in eval mode, without augmentation), with validation
             data `validation_loss` and `validation_error` (after the epoch, in eval mode), and `seconds` (of training
-            alone). Errors are shares of wrong examples.
+            alone). Errors are shares of wrong examples. With labels by position all of these are means over the
+            positions that count, each with the same weight.
         config: of the run.
         factory: makes the network that was trained: the one given, without the removed modules.
         stopped: why training ended: "epochs" (all are done), "patience" or "target".
@@ -97,7 +98,8 @@ def fit(
 
     Args:
         factory: makes the model with its initial weights; called once, with all global generators seeded.
-        data: train inputs, of shape (n, …), and labels, int64 of shape (n,), counted from 0.
+        data: train inputs, of shape (n, …), and labels, int64 of shape (n,), counted from 0; or labels by position,
+            (n, p), with -100 where none counts, for a model that returns logits (n, p, classes).
         config: how to train.
         folder: where to write; None keeps the states in memory.
         overwrite: allow a folder that has files in it; an older run's are replaced.
@@ -219,7 +221,7 @@ def build(
         if config.removed:
             names = removal.remove(model, config.removed, images[:2].to(device_of(model)))
             factory = functools.partial(removal.without, factory, names)
-        inputs.check_logits(model, images, top)
+        inputs.check_logits(model, *data, top)
     removal.freeze(model, config.frozen)
     return model, factory
 

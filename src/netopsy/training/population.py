@@ -96,6 +96,11 @@ def fit_population(
         raise NetopsyError(
             f"factory: expected one, or one for each of {len(configs)} configs; got {len(factories)}; pass as many"
         )
+    if data[1].ndim != 1:
+        raise NetopsyError(
+            f"data: expected one label an example, of shape (n,); got {tuple(data[1].shape)}; train networks with "
+            "labels by position one at a time, by fit"
+        )
     for config in {(c.augment, c.patience, c.validation_share): c for c in configs}.values():
         inputs.check_inputs(data, validation, config)
     members, models = _make_members(factories, data, validation, configs, shared_order)

@@ -56,6 +56,13 @@ def make_trainer(
                 "search takes steps of its own"
             )
         return alone, "one-by-one", "L-BFGS: each network's line search takes steps of its own"
+    if any(member.config.sam_rho is not None for member in members):
+        if way != "auto":
+            raise NetopsyError(
+                f"way={way!r}: expected 'one-by-one' or 'auto' with sam_rho, for stacked networks know no second "
+                "gradient"
+            )
+        return alone, "one-by-one", "sharpness-aware minimization: stacked networks know no second gradient"
     if way == "auto" and len(members) < min(LEAST.values()):
         return alone, "one-by-one", "a single network"
     try:

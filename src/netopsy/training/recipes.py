@@ -38,6 +38,19 @@ def layers_conv(*, epochs: int = 100, lr: float = 0.01, seed: int = 0) -> FitCon
     return replace(layers_fcn(epochs=epochs, lr=lr, seed=seed), augment="pad-crop-flip", pad=4)
 
 
+def layers_lm(*, epochs: int = 20, lr: float = 1e-3, seed: int = 0) -> FitConfig:
+    """The language model of the layers paper (section 5.1): Adam, 20 epochs.
+
+    The checkpoints kept are those of its Figure 7: 0, 1, 2, 5, 10, 15 and the last. The paper prints no lr, schedule
+    or batch size: 0.001 without drops and batches of 64 sequences are netopsy's choice.
+
+    >>> layers_lm().keys
+    (0, 1, 2, 5, 10, 15, 20)
+    """
+    keep = tuple(epoch for epoch in (0, 1, 2, 5, 10, 15) if epoch < epochs)
+    return FitConfig(epochs=epochs, batch_size=64, optimizer="adam", lr=lr, momentum=0.9, keep=keep, seed=seed)
+
+
 def demo(*, seed: int = 0) -> FitConfig:
     """A small network on `digits()` in seconds, every epoch kept."""
     return FitConfig(epochs=30, batch_size=32, optimizer="sgd", lr=0.02, lr_drops=(15, 25), keep="all", seed=seed)
