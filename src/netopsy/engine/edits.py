@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, at_least
 from netopsy._random import derive, generator
 from netopsy._typing import Key
-from netopsy.network.addresses import Address
+from netopsy.network.addresses import Address, unwrap
 from netopsy.network.initialization import Redrawer
 from netopsy.network.sites import Site
 from netopsy.network.trajectory import Trajectory
+from netopsy.network.transformer_sites import transformer_blocks
 
 Rule: TypeAlias = Callable[[Tensor, Address], Tensor]
 """The value at an address (its slice, where the address has one) -> the value that takes its place."""
@@ -37,6 +38,8 @@ class Edit:
 class Bypass:
     """Wire a module's output to its input, as if the module were the identity (a removed residual block).
 
+    Of several tensors the first that is returned becomes the first that is taken: a transformer block that returns a
+    tuple. The others are what the module makes of them (T5's first block still gives the others its position bias).
     A module whose first output has another shape than its first input is refused when it runs.
     """
 
@@ -64,6 +67,16 @@ def edit_site(label: str, site: Site, rule: Rule, *, buffers: bool = True) -> Va
 def joined(label: str, variants: Iterable[Variant]) -> Variant:
     """Several variants' edits as one variant: a joint operation."""
     return Variant(label, tuple(edit for variant in variants for edit in variant.edits))
+
+
+def remove_blocks(model: nn.Module) -> tuple[Variant, ...]:
+    """A variant for each block of a transformer, `"block 3 removed"`, without it: its output is its input.
+
+    Raises:
+        NetopsyError: for a model that has no blocks of attention and an MLP.
+    """
+    blocks = transformer_blocks(unwrap(model))
+    return tuple(Variant(f"{label} removed", (Bypass(name),)) for label, name in blocks.items())
 
 
 @dataclass(frozen=True)

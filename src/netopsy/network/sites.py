@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, near, shorten
 from netopsy.network.addresses import Address, canonical_names, named_state, unwrap
+from netopsy.network.transformer_sites import transformer_parts
 
 SiteSpec = str | Sequence["str | Site"] | Mapping[str, "str | Sequence[str]"]
-"""`"modules"`, `"blocks"`, `"parameters"`, globs and slices, or named groups of them."""
+"""`"modules"`, `"blocks"`, `"transformer"`, `"parameters"`, globs and slices, or named groups of them."""
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -44,10 +46,12 @@ def find_sites(model: nn.Module, spec: SiteSpec = "modules") -> tuple[Site, ...]
         model: any module; wrappers of `torch.compile` and data parallelism are looked through.
         spec: `"modules"`: every module with parameters of its own, modules that share a tied parameter as one site;
             `"blocks"`: repeated composite modules (residual blocks, transformer layers) whole, and the parametric
-            modules outside them; `"parameters"`: every parameter alone; a glob over module and parameter names
-            (`"stage*.conv1"`), optionally with a slice of one parameter (`"attn.weight[:, 0:768]"`), or a list of
-            these, each match a site (of matches inside each other, the outermost); a mapping from a name to globs:
-            one site a name, all its matches together.
+            modules outside them; `"transformer"`: embeddings, attention's query, key, value and out, dense layers
+            and norms of each block, final norm, head (docs/transformers.md); `"parameters"`: every parameter alone; a
+            glob over module and parameter names (`"stage*.conv1"`), optionally with a slice of one parameter
+            (`"attn.weight[:, 0:768]"`), or over the names of a transformer's parts (`"block * / attention *"`), or a
+            list of these, each match a site (of matches inside each other, the outermost); a mapping from a name to
+            globs: one site a name, all its matches together.
 
     Raises:
         NetopsyError: when something matches nothing, with near names; when two sites have one name; when slices of
@@ -55,7 +59,9 @@ def find_sites(model: nn.Module, spec: SiteSpec = "modules") -> tuple[Site, ...]
     """
     model = unwrap(model)
     if not spec:
-        raise NetopsyError(f"sites={spec!r}: expected 'modules', 'blocks', 'parameters', globs or named groups")
+        raise NetopsyError(
+            f"sites={spec!r}: expected 'modules', 'blocks', 'parameters', globs or named groups, or 'transformer'"
+        )
     if isinstance(spec, Mapping):
         return tuple(group(model, name, globs) for name, globs in spec.items())
     sites: dict[str, Site] = {}
@@ -102,6 +108,8 @@ def _match(model: nn.Module, text: str) -> list[Site]:
         if not names:
             raise NetopsyError(f"sites={text!r}: {type(model).__name__} has no parameters to edit")
         return [_site(model, name, canonical) for name in names]
+    if text == "transformer":
+        return _transformer(model, canonical)
     glob, _, index = text.removesuffix("]").rpartition("[") if text.endswith("]") else (text, "", "")
     sliced = [name for name in canonical if index and fnmatchcase(name, glob)]
     if sliced:
@@ -110,11 +118,32 @@ def _match(model: nn.Module, text: str) -> list[Site]:
     known = [*modules, *canonical]
     hits = {name: None for name in known if fnmatchcase(name, text)}
     if not hits:
+        with suppress(NetopsyError):  # no transformer, or none whose parts are known
+            parts = _transformer(model, canonical)
+            if named := [site for site in parts if fnmatchcase(site.name, text)]:
+                return named
+            known += [site.name for site in parts]
+    if not hits:
         raise NetopsyError(
             f"site {text!r}: matches no module with parameters and no parameter of {type(model).__name__}"
             f"{near(glob or text, known) or '; it has ' + shorten(known, 8)}"
         )
     return [_site(model, name, canonical) for name in hits if not any(outer in hits for outer in _above(name))]
+
+
+def _transformer(model: nn.Module, canonical: Mapping[str, str]) -> list[Site]:
+    """The parts of a transformer; the buffers of a module lie with the first of its parameters."""
+    sites = []
+    taken: set[str] = set()
+    for label, pieces in transformer_parts(model).items():
+        addresses = [_address(model, name, index) for name, index in pieces]
+        for owner in dict.fromkeys(name.rpartition(".")[0] for name, _ in pieces):
+            own = [f"{owner}.{buffer}".lstrip(".") for buffer in model.get_submodule(owner)._buffers]
+            buffers = dict.fromkeys(canonical[name] for name in own if name in canonical)
+            addresses += [_address(model, name) for name in buffers if name not in taken]
+            taken.update(buffers)
+        sites.append(Site(label, tuple(addresses), _owners({name for name, _ in pieces}, canonical)))
+    return sites
 
 
 def _above(name: str) -> list[str]:

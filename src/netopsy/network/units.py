@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -13,6 +13,8 @@ from netopsy._checks import NetopsyError, at_least, near, one_of, shorten
 from netopsy.network.addresses import Address, unwrap
 from netopsy.network.module_values import Inputs, Value, module_values
 from netopsy.network.task import Task
+from netopsy.network.transformer_fused import heads_of
+from netopsy.network.transformer_sites import modules_called
 
 
 @dataclass(frozen=True)
@@ -100,35 +102,82 @@ def find_units(
 
 
 def attention_heads(
-    model: nn.Module, inputs: Inputs, projections: str | Sequence[str], *, heads: int
+    model: nn.Module,
+    inputs: Inputs,
+    projections: str | Sequence[str] | None = None,
+    *,
+    heads: int | None = None,
+    task: Task | None = None,
 ) -> tuple[UnitLayer, ...]:
-    """Attention heads as units: what enters the modules that project them out, in `heads` groups of equal width.
+    """Attention heads as units: what enters the modules that project them out, in groups of equal width.
 
     Args:
         model: a transformer.
         inputs: `(args, kwargs)` of a batch, of which the first examples are used.
-        projections: names or globs of the output projections, such as `"transformer.h.*.attn.c_proj"`.
-        heads: heads of each layer.
+        projections: names or globs of the output projections, such as `"transformer.h.*.attn.c_proj"`; None: those
+            that `find_sites(model, "transformer")` calls `attention out`.
+        heads: heads of each layer; None: as the modules around a projection or their `config` say, in an attribute
+            `num_attention_heads`, `num_heads`, `n_heads`, `n_head` or `heads`.
+        task: how the logits are read from the model's output.
 
     Raises:
-        NetopsyError: for projections that match nothing or are not called (`nn.MultiheadAttention` reads the weights
-            of its projection without calling it), or a width that `heads` does not divide.
+        NetopsyError: for a model without blocks; for projections that match nothing or are not called
+            (`nn.MultiheadAttention` reads the weights of its projection without calling it); where no number of heads
+            is said or given, or `heads` does not divide the width.
     """
-    at_least("heads", heads, 1)
+    if heads is not None:
+        at_least("heads", heads, 1)
     model = unwrap(model)
-    entering = [value for value in module_values(model, inputs, Task()) if value.kind == "input"]
+    if projections is None:
+        projections = modules_called(model, r"(cross-)?attention( \d+)? out")
     layers = []
-    for item in [projections] if isinstance(projections, str) else projections:
+    for value, tensor in _entering(model, inputs, projections, task, "projections"):
+        count = heads_of(model, value.module) if heads is None else heads
+        if count is None:
+            raise NetopsyError(
+                f"heads: no module around {value.name!r} says how many heads it has, nor does a config; pass heads="
+            )
+        width = tensor.shape[-1]
+        if width % count:
+            raise NetopsyError(f"heads={count}: expected a divisor of the width {width} that {value.name!r} takes")
+        layers.append(_layer(value, tensor, axis=-1, size=width // count))
+    return tuple(dict.fromkeys(layers))
+
+
+def mlp_units(model: nn.Module, inputs: Inputs, *, task: Task | None = None) -> tuple[UnitLayer, ...]:
+    """Hidden units of a transformer's MLPs: what enters the dense layer behind them (`MLP dense 1` or `MLP down`).
+
+    Of a gated MLP these are the products of gate and up, which are no module's output.
+
+    Args:
+        model: a transformer.
+        inputs: `(args, kwargs)` of a batch, of which the first examples are used.
+        task: how the logits are read from the model's output.
+
+    Raises:
+        NetopsyError: for a model without blocks, or whose MLPs have no second layer that is called as a module.
+    """
+    model = unwrap(model)
+    seconds = modules_called(model, "MLP (dense 1|down)")
+    if not seconds:
+        raise NetopsyError(
+            f"{type(model).__name__}: its blocks have no 'MLP dense 1' or 'MLP down'; pass sites= names of modules "
+            "to find_units"
+        )
+    found = _entering(model, inputs, seconds, task, "MLP")
+    return tuple(dict.fromkeys(_layer(value, tensor, axis=-1) for value, tensor in found))
+
+
+def _entering(
+    model: nn.Module, inputs: Inputs, modules: str | Sequence[str], task: Task | None, what: str
+) -> Iterator[tuple[Value, Tensor]]:
+    """What enters each of some modules."""
+    entering = [value for value in module_values(model, inputs, task or Task()) if value.kind == "input"]
+    for item in [modules] if isinstance(modules, str) else modules:
         for value in _matching(model, entering, item):
             if value.tensor is None or value.tensor.ndim < 2:
-                raise NetopsyError(f"projections: {value.name!r} takes no tensor of shape (n, ..., width)")
-            width = value.tensor.shape[-1]
-            if width % heads:
-                raise NetopsyError(
-                    f"heads={heads}: expected a divisor of the width {width} that {value.name!r} takes"
-                )
-            layers.append(_layer(value, value.tensor, axis=-1, size=width // heads))
-    return tuple(dict.fromkeys(layers))
+                raise NetopsyError(f"{what}: {value.name!r} takes no tensor of shape (n, ..., width)")
+            yield value, value.tensor
 
 
 def _layer(value: Value, tensor: Tensor, *, axis: int | None = None, size: int = 1) -> UnitLayer:

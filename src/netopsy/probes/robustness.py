@@ -66,7 +66,8 @@ def robustness(
         trajectory: the checkpoints of a training run, the last one trained; or a trained module alone, which can
             only be re-randomized (`checkpoints=()`), by its modules' `reset_parameters`.
         data: examples in any form that `netopsy.evaluate` takes; or a mapping from a split's name to such data.
-        sites: what is reset, one at a time: `"modules"`, `"blocks"`, `"parameters"`, globs, slices, or named groups.
+        sites: what is reset, one at a time: `"modules"`, `"blocks"`, `"transformer"`, `"parameters"`, globs, slices,
+            or named groups.
         checkpoints: the user's own keys, or `"all"`; `()` for none.
         draws: fresh draws of each site; 0 for none.
         groups: more sites, each of several together (joint robustness): name -> globs; or a function from the
