@@ -14,6 +14,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from netopsy._checks import NetopsyError
+from netopsy.plots.blocks import block_profiles
 from netopsy.plots.grouped_bars import grouped_bars
 from netopsy.plots.width_curves import width_curves
 
@@ -164,3 +165,35 @@ def test_more_treatments_than_colors_are_refused() -> None:
     more = pd.concat([table(), table().assign(treatment="a sixth")]).drop_duplicates(["case", "treatment", "seed"])
     with pytest.raises(NetopsyError, match=r"frame: expected at most 5 treatments.*a sixth; draw a selection"):
         grouped_bars(more)
+
+
+def profiles(kinds: int = 2) -> pd.DataFrame:
+    rows = [
+        ("ViT", f"kind {kind}", block, seed, 0.1 * kind + 0.2 * block + 0.1 * seed)
+        for kind in range(kinds)
+        for block in range(3)
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows, columns=["panel", "kind", "block", "seed", "value"])
+
+
+def test_block_profiles_draw_the_mean_and_the_range_of_each_kind() -> None:
+    figure = block_profiles(profiles())
+    [ax] = figure.axes
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in lines] == [
+        pytest.approx([0.1, 0.3, 0.5]),
+        pytest.approx([0.2, 0.4, 0.6]),
+    ]
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == pytest.approx(0.0)
+    assert band[:, 1].max() == pytest.approx(0.6)
+    texts = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert texts == ["kind 0", "kind 1", "", "mean, least and", "largest of 3 seeds"]
+
+
+def test_block_profiles_refuse_what_cannot_be_drawn() -> None:
+    with pytest.raises(ValueError, match="expected at most 6 kinds"):
+        block_profiles(profiles(7))
+    with pytest.raises(ValueError, match="expected one row a run; got several for panel ViT"):
+        block_profiles(pd.concat([profiles(), profiles()], ignore_index=True))

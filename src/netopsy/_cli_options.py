@@ -39,6 +39,9 @@ class Training:
     weight_decay: float = FIT.weight_decay
     """Pull of all parameters towards zero, added to the gradient."""
 
+    sam_rho: float | None = FIT.sam_rho
+    """Radius of sharpness-aware minimization: step by the gradient found that far up the loss. Doubles the time."""
+
     lr_drops: tuple[int, ...] = FIT.lr_drops
     """Epochs after which the learning rate is multiplied by --lr-factor."""
 
@@ -161,10 +164,11 @@ class Inspect:
     """To measure on, as for `netopsy train` (all but the train split), or batches; a run on a built-in set knows."""
 
     probes: tuple[str, ...] = ()
-    """Which probes (redundancy, robustness, ablation, units, path, criticality); by default all that apply."""
+    """Which probes (redundancy, jacobian, transitions, path, robustness, ablation, units, criticality); by default
+    all that apply."""
 
     sites: str = "modules"
-    """What is reset, one at a time: modules, blocks, parameters, or a glob."""
+    """What is reset, one at a time: modules, blocks, transformer, parameters, or a glob."""
 
     checkpoints: tuple[int | str, ...] = (0,)
     """Keys of checkpoints to reset to; or all."""
@@ -306,10 +310,11 @@ class Study:
     Neyshabur, Sedghi 2020), luck (Tian et al. 2019), sensitivity (Novak et al. 2018)."""
 
     claims: tuple[str, ...] | None = None
-    """Which of its claims. layers: F1a, F4, F6 (if none is named), F2, T1. units: F2, F3, S2, C6 (if none is named),
-    F1, B2, F4, F5, C3, C5, C7, C11, C12, C13. criticality: F2, F4, F5a, T32 (if none is named), F1, F3, F5b, F7, F8,
-    F9, C33, N, T2, T3, T4. luck: T1, T3, F7, F8 (if none is named), F12, F8-large, F8-conv, F9, F10a, F10b, F11, S33,
-    LT, T2, T4, F6. sensitivity: F2, F3, A11, F6 (if none is named), F1, F4a, F4b, F4c, F4d, F5, A8, logit."""
+    """Which of its claims. layers: F1a, F4, F6 (if none is named), F2, T1, T2, F7, F8, F9. units: F2, F3, S2, C6 (if
+    none is named), F1, B2, F4, F5, C3, C5, C7, C11, C12, C13. criticality: F2, F4, F5a, T32 (if none is named),
+    F1, F3, F5b, F7, F8, F9, C33, N, T2, T3, T4. luck: T1, T3, F7, F8 (if none is named), F12, F8-large, F8-conv,
+    F9, F10a, F10b, F11, S33, LT, T2, T4, F6. sensitivity: F2, F3, A11, F6 (if none is named), F1, F4a, F4b, F4c,
+    F4d, F5, A8, logit."""
 
     preset: Literal["laptop", "paper"] = "laptop"
     """laptop: minutes on two cores. paper: the paper's own setting."""

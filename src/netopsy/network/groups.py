@@ -34,27 +34,42 @@ def fcn_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {name: group for name, group in named.items() if len(group) > 1}
 
 
-def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For residual nets: all blocks but the first of every stage; the same in stages 2 and 3; every second block.
+def residual_stages(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The blocks of each stage of a residual net, in the order in which they stand.
+
+    >>> residual_stages(["stem", "stage1.block1", "stage1.block2", "stage2.block1", "head"])
+    {'stage1': ('stage1.block1', 'stage1.block2'), 'stage2': ('stage2.block1',)}
 
     Args:
-        sites: names of sites; those like `stage2.block3` or `layer2.3` (a numbered stage, a numbered block) count,
-            in the order in which they stand.
+        sites: names of sites; those like `stage2.block3` or `layer2.3` (a numbered stage, a numbered block) count.
 
     Raises:
         NetopsyError: when there are no two stages of blocks, or the sites are parts of blocks.
     """
-    stages: dict[str, list[str]] = {}
+    stages: dict[str, tuple[str, ...]] = {}
     for site in sites:
         match = STAGED.match(site)
         if match:
-            stages.setdefault(match["stage"], []).append(site)
+            stages[match["stage"]] = (*stages.get(match["stage"], ()), site)
     parents = {stage.rpartition(".")[0] for stage in stages}  # several: these are parts of blocks
     if len(stages) < 2 or len(parents) > 1:
         raise NetopsyError(
             "groups: expected blocks of at least two stages, named like stage2.block3 or layer2.3; got "
             f"{shorten(sites)}; pass sites='blocks'"
         )
+    return stages
+
+
+def residual_groups(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For residual nets: all blocks but the first of every stage; the same in stages 2 and 3; every second block.
+
+    Args:
+        sites: as in `residual_stages`.
+
+    Raises:
+        NetopsyError: as `residual_stages`.
+    """
+    stages = residual_stages(sites)
     rest = {stage: blocks[1:] for stage, blocks in stages.items()}
     middle = list(stages)[1:3]
     every_second = [block for blocks in stages.values() for block in blocks[1::2]]

@@ -14,13 +14,21 @@ from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.store.keyed import Progress
 from netopsy.store.results import OK
 from netopsy.store.sweep import Sweep, run_sweep
-from netopsy.studies import layers_claims, layers_sweep_claims
-from netopsy.studies.claims import Claim, Verdict, judge
+from netopsy.studies import layers_claims, layers_randomized, layers_sweep_claims, layers_transformer_claims
+from netopsy.studies.claims import Claim, Verdict, judge, lines_of, measured
+from netopsy.studies.layers_randomized import randomized_sweep
 from netopsy.studies.layers_settings import Preset, single_sweep
 from netopsy.studies.layers_sweeps import treated_table, treatment_sweep, width_sweep
+from netopsy.studies.layers_transformers import line_sweep
 from netopsy.studies.running import Report, check_asked
 
-CLAIMS: Mapping[str, Claim] = {**layers_claims.CLAIMS, "F2": layers_sweep_claims.F2, "T1": layers_sweep_claims.T1}
+CLAIMS: Mapping[str, Claim] = {
+    **layers_claims.CLAIMS,
+    "F2": layers_sweep_claims.F2,
+    "T1": layers_sweep_claims.T1,
+    "T2": layers_randomized.T2,
+    **layers_transformer_claims.CLAIMS,
+}
 
 NEEDS = {"F1a": ("fcn3",), "F4": ("resnet",), "F6": ("resnet", "fcn5")}
 """Settings that a claim about single networks needs; the others have sweeps of their own."""
@@ -103,6 +111,13 @@ def run(
         elif claim == "T1":
             tables[claim] = treated_table(rows(treatment_sweep(seeds=seeds or range(CLAIMS[claim].seeds))))
             values = layers_sweep_claims.measure_t1(tables[claim])
+        elif claim == "T2":
+            tables[claim] = rows(randomized_sweep(preset=preset, seeds=seeds or range(CLAIMS[claim].seeds)))
+            values = measured(CLAIMS[claim], tables[claim])
+        elif claim in layers_transformer_claims.CLAIMS:
+            lines = lines_of(CLAIMS[claim])
+            tables[claim] = rows(line_sweep(lines, preset=preset, seeds=seeds or range(CLAIMS[claim].seeds)))
+            values = measured(CLAIMS[claim], tables[claim])
         else:
             values = layers_claims.measure(claim, results)
         verdicts[claim] = judge(CLAIMS[claim], values)

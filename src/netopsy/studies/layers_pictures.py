@@ -13,13 +13,17 @@ from netopsy.plots.style import save
 from netopsy.probes.robustness_result import RobustnessResult
 from netopsy.studies.layers import Study
 from netopsy.studies.layers_sweep_pictures import draw_f2, draw_t1
+from netopsy.studies.layers_transformer_pictures import draw_blocks, draw_heatmap, draw_t2
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
     """Write the pictures of whatever was run."""
     written = draw_single(study.results, folder)
-    drawn = {"F2": draw_f2, "T1": draw_t1}
-    return written + [drawn[claim](table, folder / f"{claim}.png") for claim, table in study.tables.items()]
+    drawn = {"F2": draw_f2, "T1": draw_t1, "T2": draw_t2, "F7": draw_blocks, "F8": draw_blocks, "F9": draw_blocks}
+    written += [drawn[claim](table, folder / f"{claim}.png") for claim, table in study.tables.items()]
+    if "F7" in study.tables:
+        written.append(draw_heatmap(study.tables["F7"], folder / "F7-heatmap.png"))
+    return written
 
 
 def draw_single(results: Mapping[str, Sequence[RobustnessResult]], folder: Path) -> list[Path]:
