@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from netopsy.commands import probes, sensitivity_probes
+from netopsy.commands import probes, sensitivity_probes, sensitivity_sample
 from netopsy.commands.inspect import chosen, planned
 from netopsy.commands.probing import OneModel, Subject
-from netopsy.commands.sensitivity_probes import SENSITIVITY_PROBES, WORK, _Followed, _sample
+from netopsy.commands.sensitivity_probes import SENSITIVITY_PROBES, WORK, _Followed
+from netopsy.commands.sensitivity_sample import sample_of
 from netopsy.models.fcn import fcn
 from netopsy.probes.jacobian_norm import jacobian_norm
 from netopsy.probes.path_transitions import read_pool
@@ -103,7 +104,7 @@ def test_norms_are_those_of_the_test_split(tmp_path: Path) -> None:
 def test_of_many_examples_a_seeded_sample_keeps_its_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: None
 ) -> None:
-    monkeypatch.setattr(sensitivity_probes, "EXAMPLES", 15)
+    monkeypatch.setattr(sensitivity_sample, "EXAMPLES", 15)
     opened = subject(tmp_path)
     model, (x, y) = opened.trajectory.model(), tensors()
     result = JACOBIAN.run(opened, ASKED, quiet).result
@@ -123,19 +124,19 @@ def test_of_many_examples_a_seeded_sample_keeps_its_places(
 
 
 def test_data_of_every_form_give_the_same_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity_probes, "EXAMPLES", 15)
+    monkeypatch.setattr(sensitivity_sample, "EXAMPLES", 15)
     x, y = tensors()
     loader = DataLoader(TensorDataset(x, y), batch_size=8)
     halves = (x[:20], y[:20]), (x[20:], y[20:])
     for data in ({"test": (x, y)}, loader, list(halves), Stream(*halves)):
-        sample = _sample(subject(tmp_path, data=data), 0)
+        sample = sample_of(subject(tmp_path, data=data), 0)
         inputs = torch.cat([batch[0] for batch in sample.data])
         assert torch.equal(inputs, x[sample.rows])
         assert sample.known["examples"] == len(inputs) == 15
     assert (sample.split, sample.known["drawn"], sample.known["of"]) == ("data", False, None)
     assert list(sample.rows) == list(range(15))
-    monkeypatch.setattr(sensitivity_probes, "EXAMPLES", 1000)
-    short = _sample(subject(tmp_path, data=Stream((x[:9], y[:9]))), 0)
+    monkeypatch.setattr(sensitivity_sample, "EXAMPLES", 1000)
+    short = sample_of(subject(tmp_path, data=Stream((x[:9], y[:9]))), 0)
     assert (short.known["of"], short.known["examples"]) == (9, 9)
 
 

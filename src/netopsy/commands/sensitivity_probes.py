@@ -11,20 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils._pytree as pytree
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from netopsy._amounts import duration
 from netopsy._checks import NetopsyError
-from netopsy._random import derive
-from netopsy._typing import IntArray
 from netopsy.commands.kept import is_whole, kept, place
 from netopsy.commands.probing import Cost, Finding, Options, Probe, Progress, Subject
-from netopsy.engine.batches import open_data
+from netopsy.commands.sensitivity_sample import Sample, first_of, sample_of
 from netopsy.network.addresses import evaluation_mode
 from netopsy.plots.style import save
-from netopsy.probes.arguments import read_splits
 from netopsy.probes.jacobian_norm import jacobian_norm
 from netopsy.probes.jacobian_norm_result import JacobianNorms
 from netopsy.probes.path_transitions import (
@@ -38,12 +33,8 @@ from netopsy.probes.path_transitions import (
 from netopsy.probes.paths import segment
 from netopsy.probes.plan import MARGIN
 from netopsy.probes.transitions import transitions
-from netopsy.report.robustness_words import MAIN
 from netopsy.report.sensitivity import jacobian_sentences
 from netopsy.report.sensitivity_transitions import layer_dots, transitions_sentences
-
-EXAMPLES = 1_000
-"""Examples of a split that are looked at, at most."""
 
 CLASSES, PROJECTIONS = 100, 32
 """Classes above which norms are estimated, and from how many directions a point."""
@@ -91,60 +82,6 @@ class SensitivityPlan:
         return f"work  {self.work}\ntime  {duration(self.seconds)} ({span})"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Sample:
-    """Examples of the split that a reader asks about first.
-
-    Attributes:
-        split: its name.
-        data: the examples.
-        rows: their places in the split.
-        known: what the report says of them.
-    """
-
-    split: str
-    data: Any
-    rows: IntArray
-    known: Mapping[str, Any]
-
-
-def _sample(subject: Subject, seed: int) -> _Sample:
-    """At most `EXAMPLES`, in a seeded random order where they can be drawn, else the first."""
-    splits = read_splits(subject.data)
-    split = next((name for name in MAIN if name in splits), next(iter(splits)))
-    source = open_data(splits[split], seed=derive(seed, "sensitivity"))
-    known: dict[str, Any] = {"split": split, "drawn": source.drawn, "of": source.total}
-    if source.whole is not None and source.total is not None and source.total <= EXAMPLES:
-        return _Sample(
-            split=split, data=source.whole, rows=np.arange(source.total), known={**known, "examples": source.total}
-        )
-    batches, rows, left = [], [], EXAMPLES
-    for order, batch in source.batches():
-        batches.append(_head(batch, len(order), left))
-        rows.append(order[:left])
-        left -= len(rows[-1])
-        if not left:
-            break
-    joined = np.concatenate(rows)
-    known |= {"examples": len(joined), "of": source.total if left == 0 else len(joined)}
-    return _Sample(split=split, data=batches, rows=joined, known=known)
-
-
-def _head(batch: Any, size: int, most: int) -> Any:
-    """The first examples of a batch."""
-    plain = dict(batch) if isinstance(batch, Mapping) else batch
-    return pytree.tree_map(
-        lambda leaf: leaf[:most] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size else leaf, plain
-    )
-
-
-def _first(sample: _Sample, most: int) -> Any:
-    """A few examples, as a list of one batch."""
-    for order, batch in open_data(sample.data).batches():
-        return [_head(batch, len(order), most)]
-    raise AssertionError("a sample has examples")
-
-
 def _said(error: Exception) -> str:
     """What does not fit, in a line."""
     return str(error).strip().split("\n")[0]
@@ -153,30 +90,30 @@ def _said(error: Exception) -> str:
 def _no_derivative(subject: Subject) -> str | None:
     """Why there is no Jacobian by the input, as a few examples tell."""
     try:
-        jacobian_norm(subject.trajectory.model(), _first(_sample(subject, 0), FEW))
+        jacobian_norm(subject.trajectory.model(), first_of(sample_of(subject, 0), FEW))
     except (NetopsyError, RuntimeError) as error:  # torch's own: such as an operation that has no derivative
         return f"no derivative by its input: {_said(error)}"
     return None
 
 
-def _jacobian_asked(subject: Subject, sample: _Sample, seed: int) -> dict[str, Any]:
+def _jacobian_asked(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
     """Norms are estimated where there are many classes."""
-    classes = jacobian_norm(subject.trajectory.model(), _first(sample, FEW)).provenance["classes"]
+    classes = jacobian_norm(subject.trajectory.model(), first_of(sample, FEW)).provenance["classes"]
     return {"projections": PROJECTIONS if classes > CLASSES else None, "seed": seed}
 
 
-def _jacobian_home(subject: Subject, sample: _Sample, asked: Mapping[str, Any]) -> Path:
+def _jacobian_home(subject: Subject, sample: Sample, asked: Mapping[str, Any]) -> Path:
     return place(subject, "jacobian", {sample.split: sample.data}, asked, jacobian_norm)
 
 
 def _plan_jacobian(subject: Subject, options: Options) -> Cost:
-    sample = _sample(subject, options["seed"])
+    sample = sample_of(subject, options["seed"])
     asked = _jacobian_asked(subject, sample, options["seed"])
     home, total = _jacobian_home(subject, sample, asked), len(sample.rows)
 
     def plan() -> SensitivityPlan:
         def seconds(most: int) -> tuple[float, JacobianNorms]:
-            few, began = _first(sample, most), clock()
+            few, began = first_of(sample, most), clock()
             result = jacobian_norm(subject.trajectory.model(), few, **asked)
             return clock() - began, result
 
@@ -190,7 +127,7 @@ def _plan_jacobian(subject: Subject, options: Options) -> Cost:
 
 
 def _run_jacobian(subject: Subject, options: Options, progress: Progress) -> Finding:
-    sample = _sample(subject, options["seed"])
+    sample = sample_of(subject, options["seed"])
     asked = _jacobian_asked(subject, sample, options["seed"])
 
     def measure() -> JacobianNorms:
@@ -233,7 +170,7 @@ class _Followed:
         return max(fewest, min(most, WORK // (2 * max(self.work, 1))))
 
 
-def _followed(subject: Subject, sample: _Sample) -> _Followed:
+def _followed(subject: Subject, sample: Sample) -> _Followed:
     """
     Raises:
         NetopsyError: for data or a network along whose paths nothing can be counted.
@@ -249,7 +186,7 @@ def _followed(subject: Subject, sample: _Sample) -> _Followed:
 def _no_paths(subject: Subject) -> str | None:
     """Why transitions cannot be counted exactly, or would take too long."""
     try:
-        found = _followed(subject, _sample(subject, 0))
+        found = _followed(subject, sample_of(subject, 0))
     except (NetopsyError, RuntimeError) as error:
         return f"no paths to follow exactly: {_said(error)}"
     if found.work > WORK:
@@ -260,12 +197,12 @@ def _no_paths(subject: Subject) -> str | None:
     return None
 
 
-def _paths_home(subject: Subject, sample: _Sample, asked: Mapping[str, Any]) -> Path:
+def _paths_home(subject: Subject, sample: Sample, asked: Mapping[str, Any]) -> Path:
     return place(subject, "transitions", {sample.split: sample.data}, asked, path_transitions)
 
 
 def _plan_paths(subject: Subject, options: Options) -> Cost:
-    sample = _sample(subject, options["seed"])
+    sample = sample_of(subject, options["seed"])
     found = _followed(subject, sample)
     asked = {"paths": found.paths, "seed": options["seed"]}
 
@@ -291,7 +228,7 @@ def _plan_paths(subject: Subject, options: Options) -> Cost:
 
 
 def _run_paths(subject: Subject, options: Options, progress: Progress) -> Finding:
-    sample = _sample(subject, options["seed"])
+    sample = sample_of(subject, options["seed"])
     asked = {"paths": _followed(subject, sample).paths, "seed": options["seed"]}
 
     def measure() -> PathTransitions:
