@@ -17,7 +17,8 @@ from netopsy.probes.robustness_result import RobustnessResult
 from tests import zoo
 
 PAGE = Path(__file__).parent.parent / "docs" / "bring-your-own.md"
-BLOCKS = re.findall(r"^## (\d)\. .*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+PARTS = re.findall(r"^## (\d)\. (.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+BLOCKS = [(number, "\n".join(re.findall(r"```python\n(.*?)```", part, re.DOTALL))) for number, part in PARTS]
 
 
 class Headed(nn.Module):
@@ -65,6 +66,7 @@ def transformer() -> dict[str, Any]:
         return model
 
     return {
+        "torch": torch,
         "build_bert": build_bert,
         "pretrained": build_bert().state_dict(),
         "finetuned": build_bert().state_dict(),
@@ -98,7 +100,8 @@ PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
 
 def test_every_recipe_is_run() -> None:
     assert [number for number, _ in BLOCKS] == list(PREPARED)
-    assert PAGE.read_text(encoding="utf-8").count("```python") == len(BLOCKS)
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.count("```python") == text.count("```") / 2 == sum(part.count("```python") for _, part in PARTS)
 
 
 @pytest.mark.parametrize(("number", "code"), BLOCKS, ids=[number for number, _ in BLOCKS])
@@ -122,6 +125,8 @@ def test_a_recipe_runs_as_it_stands(
         assert set(result.frame.checkpoint.dropna()) == {0, 1, 2}
     if number == "3":
         assert {"bert.encoder.layer.0", "bert.encoder.layer.1", "classifier"} <= set(result.frame.site.dropna())
+        assert space["half"].frame.site.equals(result.frame.site)
+        assert not space["half"].frame.loss.equals(result.frame.loss)
     if number == "5":
         assert result.frame.columns[5:7].tolist() == ["error", "margin"]
         assert result.frame.margin.notna().all()

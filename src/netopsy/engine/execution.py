@@ -93,7 +93,7 @@ class Execution:
     @property
     def eager(self) -> Eager:
         """The executor that always works."""
-        return Eager(self.model, self.values, self.task.logits)
+        return Eager(self.model, self.values, self.task.read)
 
     @property
     def used(self) -> str:
@@ -103,6 +103,11 @@ class Execution:
 
     def run(self, inputs: Inputs, rows: Set[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield `(row, logits)` of each of `rows` whose edits arrive at the logits, then of the baseline."""
+        for row, read in self.outputs(inputs, rows):
+            yield row, self.task.split(read)[0]
+
+    def outputs(self, inputs: Inputs, rows: Set[int]) -> Iterator[tuple[int, Tensor]]:
+        """The same of what the task reads of the model's output."""
         stream = self._stream(inputs)
         if stream is None:
             yield from self.eager.run(self.state, inputs, rows)
@@ -120,7 +125,7 @@ class Execution:
             return stream.unreached
         probes, owners = _probes(self.values, self.rows)
         part = _head(inputs)
-        eager = Eager(self.model, probes, self.task.logits)
+        eager = Eager(self.model, probes, self.task.read)
         arrived = dict(eager.run(self.state, part, set(range(len(owners)))))
         return frozenset(row for i, members in enumerate(owners) if i not in arrived for row in members)
 
@@ -146,7 +151,7 @@ class Execution:
             for fresh in (False, True):
                 if fresh:  # the model may have been rebuilt since its program was made
                     forget(self.model)
-                program = export(self.model, inputs, self.task.logits, marked)
+                program = export(self.model, inputs, self.task.read, marked)
                 wrong = self._verify(program, inputs)
                 if wrong is None:
                     return Stream.of(program, self.values, self.rows)
@@ -168,7 +173,7 @@ class Execution:
         places = [_places(probe) for probe in probes.variants]
         rows = {i for i in range(len(places)) if places[i] not in program.verified}
         stream = Stream.of(program, probes, sorted(rows))
-        eager = Eager(self.model, probes, self.task.logits)
+        eager = Eager(self.model, probes, self.task.read)
         expected = dict(eager.run(self.state, part, rows))
         try:
             outputs = dict(stream.run(self.state, part, rows))
@@ -289,7 +294,7 @@ def check_deterministic(model: nn.Module, state: Mapping[str, Tensor], task: Tas
     for seed in (1, 2):
         with forked(seed):
             try:
-                outputs.append(Eager(model, values, task.logits).forward(state, part))
+                outputs.append(task.split(Eager(model, values, task.read).forward(state, part))[0])
             except NetopsyError:
                 raise
             except Exception as error:

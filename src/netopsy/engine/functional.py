@@ -84,15 +84,20 @@ class _Holder(nn.Module):
 
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """What a forward pass sets on its modules is afterwards as it was.
+    """What a forward pass sets on its modules, and on a configuration they hold, is afterwards as it was.
 
-    An LSTM's list of flat weights, or a mask made at the first call, would else keep edited values.
+    An LSTM's list of flat weights, or a mask made at the first call, would else keep edited values; a classifier of
+    transformers notes in its configuration which loss the labels call for.
     """
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    owners: dict[int, Any] = {}
+    for module in model.modules():
+        config = module.__dict__.get("config")
+        owners |= {id(owner): owner for owner in (module, config) if hasattr(owner, "__dict__")}
+    before = [(owner, dict(owner.__dict__)) for owner in owners.values()]
     try:
         yield
     finally:
-        for module, attributes in before:
-            for name in module.__dict__.keys() - attributes.keys():
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
+        for owner, attributes in before:
+            for name in owner.__dict__.keys() - attributes.keys():
+                del owner.__dict__[name]
+            owner.__dict__.update(attributes)

@@ -27,6 +27,7 @@ from netopsy.engine.reducers import Digest, Metric, Tally, digest, metric_name, 
 from netopsy.engine.sequential import ConfidenceSequence
 from netopsy.engine.sequential import tally as count_values
 from netopsy.engine.stream import BASELINE
+from netopsy.network.task import model_loss
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +53,13 @@ class Run:
     examples: tuple[str, ...]
     seed: int
     progress: Callable[[int, int | None], object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.execution.task.loss is model_loss and "loss" in self.examples:
+            raise NetopsyError(
+                "examples: expected no 'loss' with loss=model_loss, one number a batch, which no example has; leave "
+                "it out, or pass task=netopsy.Task(loss=...) with a loss of each position"
+            )
 
     @property
     def count(self) -> int:
@@ -229,8 +237,10 @@ class Run:
     def digests(self, batch: Batch, labels: Int[Tensor, "n p"], rows: set[int]) -> dict[int, Digest]:
         task = self.execution.task
         digests = {}
-        for row, logits in self.execution.run(task.inputs(batch), rows):
-            digests[row] = digest(task.scores(logits, labels), labels, task, self.metrics)
+        for row, read in self.execution.outputs(task.inputs(batch), rows):
+            logits, loss = task.split(read)
+            mine = task if loss is None else replace(task, loss=_everywhere(loss.to(labels.device)))
+            digests[row] = digest(task.scores(logits, labels), labels, mine, self.metrics)
         if not digests[BASELINE].finite.all():
             raise NetopsyError(
                 "model: its own outputs are not finite on some examples; check its weights and the data"
@@ -253,3 +263,8 @@ class Run:
         if self.rule.rule == "verdict":
             return sequence.decided_verdict(self.rule.tolerance)
         return np.zeros(len(sequence.low), dtype=bool)
+
+
+def _everywhere(loss: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A batch's one number as the loss of each of its positions."""
+    return lambda logits, targets: loss.float().expand(len(targets))

@@ -167,5 +167,6 @@ def check_precision(model: nn.Module) -> None:
         if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
             raise NetopsyError(
                 f"model: expected float32 or float64 parameters; {name} is {value.dtype} (half precision); "
-                "convert the model and its checkpoints with .float()"
+                "convert the model and its checkpoints with .float(), and compute in half precision by "
+                "netopsy.placed(...)"
             )
