@@ -96,7 +96,7 @@ def test_the_test_split_of_the_trained_network_is_measured(tmp_path: Path) -> No
 
 def test_without_activation_modules_they_are_passed_over_with_a_reason(tmp_path: Path) -> None:
     _, skipped = chosen(subject(tmp_path, Functions), ())
-    assert sorted(skipped) == sorted((*UNITS, "criticality"))
+    assert sorted(skipped) == sorted((*UNITS, "criticality", "fine-tuning"))
     for reason in map(skipped.__getitem__, UNITS):
         assert "no units to look at: " in reason
         assert "its activations may be functions" in reason
@@ -121,5 +121,6 @@ def test_large_networks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_inspect_knows_them_all() -> None:
     assert [probe.name for probe in probes.PROBES] == [
-        "redundancy", "jacobian", "transitions", "path", "robustness", "ablation", "units", "criticality",
+        "redundancy", "jacobian", "transitions", "path", "robustness", "fine-tuning", "ablation", "units",
+        "criticality",
     ]  # fmt: skip

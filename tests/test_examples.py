@@ -17,12 +17,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from netopsy._checks import NetopsyError
+from netopsy._random import forked
 from netopsy.data.dataset import standardize
 from netopsy.data.digits import digits
+from netopsy.data.text import classification_set
+from netopsy.data.tokenizer import load_tokenizer
+from netopsy.data.wordnet import glosses
+from netopsy.network.sites import find_sites
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
-SHORT = {"batch_norm": "epochs=2, stages=(1,)"}
+SHORT = {
+    "batch_norm": "epochs=2, stages=(1,)",
+    "fine_tuned_minilm": "base={bert!r}, train=64, probed=1500, held_out=300, epochs=2",
+}
 """Arguments of `main`, for a script that takes long; the others run as they stand."""
 
 State = Mapping[str, Tensor]
@@ -30,10 +39,11 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Ran:
-    """What a script printed, and where it wrote."""
+    """What a script printed, where it wrote, and the BERT that it was given."""
 
     out: str
     folder: Path
+    bert: Path
 
     def find(self, pattern: str) -> re.Match[str]:
         match = re.search(pattern, self.out)
@@ -54,7 +64,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
         if name not in done:
             here = tmp_path_factory.mktemp(name)
             script = str(SCRIPTS[name])
-            short = f"import runpy; runpy.run_path({script!r})['main']({SHORT.get(name, '')})"
+            bert = tmp_path_factory.mktemp("bert")
+            if name == "fine_tuned_minilm":
+                small_bert(bert)
+            arguments = SHORT.get(name, "").format(bert=str(bert))
+            short = f"import runpy; runpy.run_path({script!r})['main']({arguments})"
             how = ["-c", short] if name in SHORT else [script]
             ended = subprocess.run(
                 [sys.executable, "-W", "error", *how],
@@ -70,10 +84,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ran]:
             written = {path.relative_to(here).as_posix() for path in here.glob("*/*/*")}
             assert written == {f"runs/examples/{name}"}
             assert [path.name for path in here.iterdir()] == ["runs"]
-            done[name] = Ran(ended.stdout, here / "runs/examples" / name)
+            done[name] = Ran(ended.stdout, here / "runs/examples" / name, bert)
         return done[name]
 
     return once
+
+
+def small_bert(folder: Path) -> None:
+    """A random BERT that reads letters, with its tokenizer, as a pretrained one's folder has them."""
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    try:
+        glosses(download=False)
+    except NetopsyError:
+        pytest.skip("WordNet is not here")
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{x}" for x in "abcdefghijklmnopqrstuvwxyz")]
+    vocabulary = {word: place for place, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=32, **sizes)
+    with forked(0):
+        transformers.BertModel(config).save_pretrained(folder)
 
 
 def docstring(name: str) -> str:
@@ -289,3 +321,34 @@ def test_batch_norm_repeats_the_documented_run_by_default() -> None:
     (main,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
     assert [ast.literal_eval(value) for value in main.args.defaults] == [15, (2, 2, 2, 2)]
     assert "ResNet-18 V1 (width 16, batch norm, 15 epochs" in (ROOT / "docs/robustness.md").read_text("utf-8")
+
+
+def test_the_answer_of_fine_tuned_minilm(run: Callable[[str], Ran]) -> None:
+    ran = run("fine_tuned_minilm")
+    before, after = (load_file(ran.folder / f"run/checkpoints/{epoch}.safetensors") for epoch in (0, 2))
+    frame = pd.read_parquet(ran.folder / "result/results.parquet").set_index("site")
+    for site, part in (("block 1", "bert.encoder.layer.1."), ("head", "classifier."), ("pooler", "bert.pooler.")):
+        names = [name for name in before if name.startswith(part)]
+        way = sum(float((after[name] - before[name]).double().square().sum()) for name in names)
+        length = sum(float(before[name].double().square().sum()) for name in names)
+        assert frame.relative_change[site] == pytest.approx((way / length) ** 0.5)
+    robust = frame[(frame.verdict == "robust") & frame.block.isna()]
+    assert ran.find(r"(\d+) parts are robust")[1] == str(len(robust))
+    assert ran.share(r"the sum of their costs: ([+-][\d.]+)%") == pytest.approx(robust.delta_error.sum(), abs=6e-5)
+    assert len(robust) > 2
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig.from_pretrained(ran.bert, num_labels=45)
+    model = transformers.BertForSequenceClassification(config).eval()
+    sites = [site for site in find_sites(model, "transformer") if site.name in robust.index]
+    names = {address.name for site in sites for address in site.addresses}
+    texts, labels = (part[:300] for part in glosses(download=False).test)
+    batch = classification_set(texts, labels, load_tokenizer(ran.bert, pad="[PAD]", begin="[CLS]", end="[SEP]"), 32)
+
+    def error(back: set[str]) -> float:
+        model.load_state_dict({name: (before if name in back else after)[name] for name in after})
+        with torch.no_grad():
+            return wrong(model(**batch).logits, labels)
+
+    said = r"All back at once, held-out glosses: "
+    assert ran.share(said + r"([\d.]+)%") == near(error(set()), 300)
+    assert ran.share(said + r"[\d.]+% ([+-][\d.]+)%") == near(error(names) - error(set()), 300)

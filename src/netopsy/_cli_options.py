@@ -145,14 +145,16 @@ class Inspect:
 
     Robustness resets each part to where it started, and draws it anew, to see what carries the function. Takes a run
     that `netopsy train`, a Recorder, Lightning or the Hugging Face Trainer wrote; or any model and two checkpoints
-    of it. What was measured before is found; what was interrupted goes on.
+    of it, such as a pretrained and a fine-tuned one (--init base/ --final finetuned/). What was measured before is
+    found; what was interrupted goes on.
     """
 
     run: tyro.conf.Positional[Path | None] = None
     """Folder of the run."""
 
     model: str | None = None
-    """pkg.mod:factory, a function that builds and initializes the network; not for a run of netopsy's own models."""
+    """pkg.mod:factory, a function that builds and initializes the network; not for a run of netopsy's own models, nor
+    for a --final that Hugging Face's save_pretrained wrote."""
 
     init: Path | None = None
     """Checkpoint that training started from, a file or a folder; also for a RUN that kept none, as Lightning's."""
@@ -164,8 +166,8 @@ class Inspect:
     """To measure on, as for `netopsy train` (all but the train split), or batches; a run on a built-in set knows."""
 
     probes: tuple[str, ...] = ()
-    """Which probes (redundancy, jacobian, transitions, path, robustness, ablation, units, criticality); by default
-    all that apply."""
+    """Which probes (redundancy, jacobian, transitions, path, robustness, fine-tuning, ablation, units, criticality);
+    by default all that apply."""
 
     sites: str = "modules"
     """What is reset, one at a time: modules, blocks, transformer, parameters, or a glob."""

@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError, near
+from netopsy._typing import Key, State
 from netopsy.data.cifar import cifar10, cifar100
 from netopsy.data.dataset import Dataset, standardize
 from netopsy.data.digits import digits
@@ -21,6 +22,7 @@ from netopsy.data.idx import fashion_mnist, mnist
 from netopsy.models import resnet, vgg
 from netopsy.models.fcn import fcn
 from netopsy.models.inits import Normal
+from netopsy.network.pretrained_folders import pretrained_states
 from netopsy.training.removal import without
 
 DATA: Mapping[str, Callable[[], Dataset]] = {
@@ -91,6 +93,18 @@ def function(what: str, name: str) -> Callable[[], Any]:
     except ValueError:  # written in C, and does not say what it takes
         pass
     return cast("Callable[[], Any]", found)
+
+
+def pretrained(initial: Path, final: Path) -> tuple[Callable[[], nn.Module], dict[Key, State]]:
+    """What builds a fine-tuned model, and its states before and after, from two folders of Hugging Face's.
+
+    Raises:
+        NetopsyError: transformers is not installed, or the folders are not of a model and its base.
+    """
+    try:
+        return pretrained_states(initial, final)
+    except ImportError as error:
+        raise NetopsyError(f"model: {error}") from error
 
 
 def train_and_test(data: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:

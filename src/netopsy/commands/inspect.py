@@ -8,9 +8,18 @@ from typing import Any
 
 from netopsy._checks import NetopsyError, near
 from netopsy._storage import read_json
-from netopsy.commands.inputs import DATA, function, probed_splits, read_data, recorded_factory, trained_factory
+from netopsy.commands.inputs import (
+    DATA,
+    function,
+    pretrained,
+    probed_splits,
+    read_data,
+    recorded_factory,
+    trained_factory,
+)
 from netopsy.commands.probes import PROBES, Cost, OneModel, Options, Probe, Subject
 from netopsy.commands.train_data import trained_on
+from netopsy.network.pretrained_folders import is_pretrained
 from netopsy.network.trajectory import Trajectory
 
 
@@ -25,19 +34,24 @@ def subject(
 ) -> Subject:
     """Open a run folder, with its own model and data or those named; or a model and two checkpoints.
 
+    Two folders that `save_pretrained` wrote need no model: the fine-tuned one's configuration names it.
+
     Raises:
         NetopsyError: when something is missing, and where it must come from.
     """
     if run is None:
-        missing = [
-            f"--{n}" for n, v in (("model", model), ("init", init), ("final", final), ("data", data)) if v is None
-        ]
-        if missing or model is None or init is None or final is None or data is None:
+        own = model is None and is_pretrained(final)
+        given = {"model": final if own else model, "init": init, "final": final, "data": data}
+        missing = [f"--{name}" for name, value in given.items() if value is None]
+        if missing or init is None or final is None or data is None:
             raise NetopsyError(
                 f"inspect: expected RUN, or --model, --init, --final and --data; missing {', '.join(missing)}"
             )
         folder = out or Path("runs") / "inspected"
-        trajectory: Trajectory = OneModel.from_files(function("model", model), initial=init, final=final)
+        if model is None:
+            trajectory: Trajectory = OneModel.from_states(*pretrained(init, final))
+        else:
+            trajectory = OneModel.from_files(function("model", model), initial=init, final=final)
         return _subject(trajectory, read_data(data), {}, folder=folder, home=folder)
     if final is not None:
         raise NetopsyError("inspect: expected RUN, or --model, --init, --final and --data; got RUN and --final")

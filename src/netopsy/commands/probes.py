@@ -6,6 +6,7 @@ A further probe is one more entry in `PROBES`.
 from __future__ import annotations
 
 from netopsy.commands.criticality_probe import CRITICALITY_PROBES
+from netopsy.commands.fine_tuning_probe import FINE_TUNING_PROBES
 from netopsy.commands.probing import Cost, Finding, OneModel, Options, Probe, Progress, Subject, plain_rows
 from netopsy.commands.sensitivity_probes import SENSITIVITY_PROBES
 from netopsy.commands.unit_probes import UNIT_PROBES
@@ -57,6 +58,7 @@ PROBES: tuple[Probe, ...] = (
         plan=_plan_robustness,
         run=_run_robustness,
     ),
+    FINE_TUNING_PROBES["fine-tuning"],
     UNIT_PROBES["ablation"],
     UNIT_PROBES["units"],
     CRITICALITY_PROBES["criticality"],

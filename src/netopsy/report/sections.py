@@ -15,6 +15,7 @@ import pandas as pd
 from netopsy._checks import NetopsyError
 from netopsy.probes.ablation_result import AblationResult
 from netopsy.probes.criticality_result import CriticalityResult
+from netopsy.probes.fine_tuning_result import FineTuningResult
 from netopsy.probes.jacobian_norm_result import JacobianNorms
 from netopsy.probes.matching_result import UnitMatch
 from netopsy.probes.path_transitions import PathTransitions
@@ -26,6 +27,7 @@ from netopsy.probes.winner_ranks import WinnerRanks
 from netopsy.report.ablation import ablation_section
 from netopsy.report.blocks import Section
 from netopsy.report.criticality import criticality_section
+from netopsy.report.fine_tuning import fine_tuning_section
 from netopsy.report.matching import match_section, ranks_section
 from netopsy.report.redundancy import redundancy_section
 from netopsy.report.robustness import robustness_section
@@ -62,6 +64,7 @@ SECTIONS: Mapping[str, Reported] = {
     "robustness": Reported(
         kind=RobustnessResult, load=RobustnessResult.load, section=robustness_section, known_by=_moved
     ),
+    "fine_tuning": Reported(kind=FineTuningResult, load=FineTuningResult.load, section=fine_tuning_section),
     "criticality": Reported(kind=CriticalityResult, load=CriticalityResult.load, section=criticality_section),
     "valley": Reported(kind=ValleyResult, load=ValleyResult.load, section=valley_section),
     "ablation": Reported(kind=AblationResult, load=AblationResult.load, section=ablation_section),

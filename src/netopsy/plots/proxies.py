@@ -1,0 +1,72 @@
+"""A cheap number of each site against what it costs to put the site back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from netopsy._checks import NetopsyError
+from netopsy.plots.depth import KINDS, kind_of
+from netopsy.plots.frames import INTERVAL, METRICS, floats, need
+from netopsy.plots.style import FAINT, INK, LABEL, SMALLEST, TICK, finish_lines, new_axes, plain
+
+NAMES = {
+    "relative_change": "relative weight change",
+    "l2": "change of weights, root mean square",
+    "linf": "largest change of a weight",
+    "block_influence": "block influence",
+    "angular_distance": "angular distance",
+    "criticality": "criticality",
+}
+NAMED = 12
+"""Sites up to which each is named beside its point."""
+
+
+def proxy_points(
+    frame: pd.DataFrame,
+    proxy: str,
+    *,
+    rho: tuple[float, float, float] | None = None,
+    tolerance: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the increase of error of each site against a proxy, with its interval and verdict.
+
+    `frame` is `netopsy.fine_tuning(...).to_frame()`, of one split; `rho` a rank correlation with its interval. Values
+    that span more than a factor of 100 and are all positive stand on a logarithmic axis; a site whose value is not
+    finite is left out, and counted in the legend.
+
+    Raises `NetopsyError` for a frame that is empty or lacks columns, or has no finite value of the proxy.
+    """
+    need(frame, ("site", proxy, *INTERVAL, "status", "verdict"), "netopsy.fine_tuning(...).to_frame()")
+    x = floats(frame[proxy])
+    delta, low, high = (floats(frame[name]) for name in INTERVAL)
+    known = np.isfinite(x) & np.isfinite(delta)
+    if not known.any():
+        raise NetopsyError(f"proxy: expected a column with finite values; {proxy!r} has none; draw another one")
+    ax = new_axes(4.6, 3.2) if ax is None else ax
+    ax.axhline(0, color=FAINT, linewidth=0.6, zorder=1)
+    if tolerance is not None:
+        label = f"tolerance {100 * tolerance:g}"
+        ax.axhline(tolerance, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1, label=label)
+    kinds = [kind_of(frame.iloc[[place]]) for place in range(len(frame))]
+    for kind, look in KINDS.items():
+        chosen = known & np.array([other == kind for other in kinds])
+        if chosen.any():
+            ax.vlines(x[chosen], low[chosen], high[chosen], color=look["color"], linewidth=0.8, zorder=2)
+            ax.plot(x[chosen], delta[chosen], linestyle="none", label=kind, markersize=4.5, zorder=3, **look)
+    if (x[known] > 0).all() and x[known].max() > 100 * x[known].min():
+        ax.set_xscale("log")
+    if known.sum() <= NAMED:
+        for place in np.flatnonzero(known):
+            point, name = (x[place], delta[place]), plain(str(frame["site"].iloc[place]))
+            ax.annotate(name, point, xytext=(4, 3), textcoords="offset points", size=SMALLEST, parse_math=False)
+    lines = [] if rho is None or not np.isfinite(rho[0]) else [f"Spearman's ρ = {rho[0]:.2f}"]
+    lines += [f"[{rho[1]:.2f}, {rho[2]:.2f}], {int(known.sum())} sites"] if lines and rho is not None else []
+    lines += [f"{int((~known).sum())} without a finite value"] if not known.all() else []
+    finish_lines(ax, PercentFormatter(xmax=1, symbol=""), METRICS["delta_error"].named("data"), "\n".join(lines))
+    ax.set_xlabel(NAMES.get(proxy, plain(proxy)), size=LABEL)
+    ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
+    return ax

@@ -1,0 +1,125 @@
+"""The report's section on what fine-tuning changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from netopsy.probes.fine_tuning_result import FineTuningResult
+from netopsy.report.blocks import Column, Entry, Picture, Section, Table, Text
+from netopsy.report.origins import origins
+from netopsy.report.robustness_words import MAIN
+from netopsy.report.vector import drawn
+from netopsy.report.words import bound, count, names, percent, signed
+
+OPTIONS = ("sites", "tolerance", "confidence", "stop", "precision", "estimand", "seed")
+PROXY = "relative_change"
+
+
+def fine_tuning_section(result: FineTuningResult) -> Section:
+    """What it costs to undo the fine-tuning of each part, from the verdict to how to repeat it."""
+    picture = Picture(
+        svg=drawn(proxies(result)),
+        description="Relative weight change of each part against the measured increase of error",
+        caption="A cheap number would do in the place of the measurement, if the points went up from left to right.",
+    )
+    first = result.provenance["splits"][str(_first(result).split.iloc[0])]
+    return Section(
+        title="What fine-tuning changed",
+        question="Which parts need what training changed in them, and would cheap numbers have told?",
+        verdict=fine_tuning_sentences(result),
+        blocks=(
+            _table(result),
+            picture,
+            Text(paragraphs=tuple(result.notes()[1:])),
+            origins({**first, **result.provenance}, "fine_tuning", OPTIONS, of="trajectory"),
+        ),
+    )
+
+
+def fine_tuning_sentences(result: FineTuningResult) -> tuple[str, ...]:
+    """Up to three sentences: what can go back, what the largest cost is, what weight change told of it."""
+    p, rows = result.provenance, _first(result)
+    limit, over = bound(p["tolerance"]), _over(rows)
+    sites = rows[rows.block.notna() == (over == "blocks")]
+    noun = over.removesuffix("s")
+    robust, not_robust = (sites.site[sites.verdict.isin(kinds)] for kinds in (["robust"], ["between", "critical"]))
+    text = f"Of {count(len(sites), noun)}, {len(robust)} can each go back to pretrained weights for at most {limit}"
+    more = f"certified to cost more: {names(not_robust.tolist())}"
+    text += f"; {more}" if len(not_robust) else "; none is certified to cost more"
+    open_ = int((sites.verdict == "undecided").sum())
+    said = [f"{text}; {open_} undecided." if open_ else f"{text}."]
+    if p["drawn"]:
+        said.append(f"The base has no {names(p['drawn'])}: there, going back is to a fresh draw.")
+    found = result.correlations()
+    found = found[(found.proxy == PROXY) & (found.over == over) & (found.split == rows.split.iloc[0])]
+    if len(found) and not math.isnan(rho := float(found.rho.iloc[0])):
+        low, high = float(found.low.iloc[0]), float(found.high.iloc[0])
+        said.append(
+            f"Relative weight change orders {over} by that cost with Spearman's rho = {rho:.2f} "
+            f"[{low:.2f}, {high:.2f}]."
+        )
+    return tuple(said)
+
+
+def proxies(result: FineTuningResult) -> Axes:
+    """Relative weight change against the increase of error: of parts, or of blocks where there are only these."""
+    rows = _first(result)
+    return result.plot(proxy=PROXY, over=_over(rows), split=str(rows.split.iloc[0]))
+
+
+def _first(result: FineTuningResult) -> pd.DataFrame:
+    """The rows of the split that a reader asks about first."""
+    splits = [str(name) for name in result.frame.split.unique()]
+    split = next((name for name in MAIN if name in splits), splits[0])
+    return result.frame[result.frame.split == split]
+
+
+def _over(rows: pd.DataFrame) -> str:
+    return "parts" if (rows.block.isna() & (rows.status == "ok")).any() else "blocks"
+
+
+def _table(result: FineTuningResult) -> Table:
+    rows, p = result.frame, result.provenance
+    ends = rows[["delta_error_low", "delta_error_high"]].astype("float64")
+    span = (min(0.0, float(ends.delta_error_low.min())), max(0.0, float(ends.delta_error_high.max())))
+    columns = [
+        Column(name="site", help="in the network's order, then whole blocks"),
+        Column(name="split"),
+        Column(name="parameters", numeric=True),
+        Column(name="relative change", help="‖θ^T − θ^0‖ / ‖θ^0‖", numeric=True),
+        Column(name="largest change", help="of a weight", numeric=True),
+        Column(
+            name="going back costs", help="points of error, with the interval", numeric=True, span=span,
+            line=p["tolerance"],
+        ),
+        Column(name="verdict"),
+        Column(name="block influence", help="1 − mean cosine of what enters and leaves the block", numeric=True),
+        Column(name="angular distance", help="of the last position, as a share of a half turn", numeric=True),
+    ]  # fmt: skip
+    return Table(columns=tuple(columns), rows=tuple(_row(row) for row in rows.to_dict("records")))
+
+
+def _row(row: dict[Any, Any]) -> tuple[Entry, ...]:
+    low, delta, high = (float(row[name]) for name in ("delta_error_low", "delta_error", "delta_error_high"))
+    verdict = row["status"] if pd.isna(row["verdict"]) else row["verdict"]
+    bar = (low, delta, high) if all(map(math.isfinite, (low, delta, high))) else None
+    relative = float(row["relative_change"])
+    return (
+        Entry(text=row["site"]),
+        Entry(text=row["split"]),
+        Entry(text=f"{row['parameters']:,}", sort=float(row["parameters"])),
+        _number(relative, percent(relative) if math.isfinite(relative) else "∞"),
+        _number(row["linf"], f"{row['linf']:.2g}"),
+        Entry(text=signed(delta), sort=delta, bar=bar),
+        Entry(text=verdict, sort=verdict, mark=verdict),
+        _number(row["block_influence"], f"{row['block_influence']:.3f}"),
+        _number(row["angular_distance"], f"{row['angular_distance']:.3f}"),
+    )
+
+
+def _number(value: float, text: str) -> Entry:
+    return Entry(text="") if math.isnan(value) else Entry(text=text, sort=float(value))
