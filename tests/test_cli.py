@@ -130,7 +130,9 @@ def test_bad_values_exit_with_2_and_a_message(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == "error: epochs: expected an integer >= 1; got 0\n"
     assert not (tmp_path / "demo").exists()
     assert main(["study", "layers", "--claims", "F99", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: claim: expected one of 'F1a', 'F4', 'F6', 'F2', 'T1'; got 'F99'\n"
+    assert capsys.readouterr().err == (
+        "error: claim: expected one of 'F1a', 'F4', 'F6', 'F2', 'T1', 'T2', 'F7', 'F8', 'F9'; got 'F99'\n"
+    )
 
 
 def test_an_error_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def table(line: str, cost: Cost, seeds: int = 3) -> pd.DataFrame:
     """A network whose layers cost `cost(site, operation, checkpoint, seed)` of the way to chance."""
     rows: list[tuple[Any, ...]] = []
     for seed in range(seeds):
-        rows.append((line, seed, None, "baseline", None, TRAINED, 0.0, CHANCE, "ok"))
+        rows.append((line, seed, None, "baseline", None, None, TRAINED, 0.0, CHANCE, "ok"))
         for site in [*SITES[line.split()[0]], FULL_MODEL]:
             asked = [("re-initialize", 0), ("re-initialize", 1), ("re-randomize", None), ("re-randomize", None)]
             for draw, (operation, checkpoint) in enumerate(asked):
@@ -57,10 +57,11 @@ def table(line: str, cost: Cost, seeds: int = 3) -> pd.DataFrame:
                 if operation == "re-randomize":
                     share += 0.01 if draw == 2 else -0.01  # the mean over draws is the cost
                 delta = share * (CHANCE - TRAINED)
-                rows.append((line, seed, site, operation, checkpoint, TRAINED + delta, delta, CHANCE, "ok"))
-    names = ["line", "seed", "site", "operation", "checkpoint", "error", "delta_error", "chance", "status"]
-    frame = pd.DataFrame(rows, columns=names)
-    return frame.astype({"checkpoint": "Int64", "site": "string", "operation": "string"})
+                number = draw - 2 if checkpoint is None else None
+                rows.append((line, seed, site, operation, checkpoint, number, TRAINED + delta, delta, CHANCE, "ok"))
+    names = ["line", "seed", "site", "operation", "checkpoint", "draw", "error", "delta_error", "chance", "status"]
+    frame = pd.DataFrame(rows, columns=names).assign(split="test")
+    return frame.astype({"checkpoint": "Int64", "draw": "Int64", "site": "string", "operation": "string"})
 
 
 def as_the_paper_has_it(site: str, operation: str, checkpoint: int | None, seed: int) -> float:

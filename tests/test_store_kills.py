@@ -17,7 +17,7 @@ import pandas as pd
 from netopsy.store.keyed import keyed_map
 from tests.sweeps_for_tests import Point, train
 
-KILLS = int(os.environ.get("NETOPSY_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("NETOPSY_TEST_KILLS", "2"))
 """Half of them hit the driver, half a worker."""
 
 DRIVER = """
