@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from scipy import stats
 
 from netopsy.probes.manifold_profile import EllipseProfile
@@ -67,10 +68,15 @@ def correlation(rows: pd.DataFrame, one: str, other: str) -> BySeed:
 
 def spearman(rows: pd.DataFrame, one: str, other: str, fewest: int = FEWEST) -> float:
     """Spearman's rank correlation of two columns; NaN with too few networks, or where all are equal."""
-    pair = rows[[one, other]].astype("float64").dropna()
-    if len(pair) < fewest or (pair.nunique() < 2).any():
+    return _spearman(rows[[one, other]].to_numpy("float64", na_value=math.nan), fewest)
+
+
+def _spearman(pairs: Float[np.ndarray, "n 2"], fewest: int = FEWEST) -> float:
+    pairs = pairs[~np.isnan(pairs).any(1)]
+    if len(pairs) < fewest or (pairs == pairs[:1]).all(0).any():
         return math.nan
-    return float(stats.spearmanr(pair[one], pair[other]).statistic)
+    ranks = stats.rankdata(pairs, axis=0)
+    return float(np.corrcoef(ranks, rowvar=False)[0, 1])
 
 
 def pooled(rows: pd.DataFrame, one: str, other: str, *, resamples: int = RESAMPLES) -> tuple[float, float, float]:
@@ -79,12 +85,14 @@ def pooled(rows: pd.DataFrame, one: str, other: str, *, resamples: int = RESAMPL
     Populations are drawn anew: members of one have their architecture in common.
     """
     kept = fitted(rows)
-    groups = [part for _, part in kept.groupby("key", sort=False)]
+    groups = [
+        part[[one, other]].to_numpy("float64", na_value=math.nan) for _, part in kept.groupby("key", sort=False)
+    ]
     source = np.random.default_rng(0)
     found = []
     for _ in range(resamples if groups else 0):
         drawn = source.integers(len(groups), size=len(groups))
-        found.append(spearman(pd.concat([groups[place] for place in drawn]), one, other))
+        found.append(_spearman(np.concatenate([groups[place] for place in drawn])))
     known = [value for value in found if not math.isnan(value)]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(known, [tail, 1 - tail]) if known else (math.nan, math.nan)
