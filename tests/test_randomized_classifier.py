@@ -73,6 +73,12 @@ def test_weights_are_of_the_initial_distribution() -> None:
             assert 0.5 < float(value.std() / fresh[name].std()) < 2
 
 
+def test_a_module_in_training_stays_in_training() -> None:
+    model = small().train()
+    assert not randomized_classifier(model).model.training
+    assert all(module.training for module in model.modules())
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"chosen=3: expected at most as many stages.*got 2 stages of 3, 3 blocks"):
         randomized_classifier(trained(), chosen=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ def randomized_classifier(
     """
     at_least("weights", weights, 1)
     at_least("chosen", chosen, 0)
-    model = (source.model() if isinstance(source, Trajectory) else source).eval()
+    model = (source.model() if isinstance(source, Trajectory) else copy.deepcopy(source)).eval()
     if stages is None:
         stages = tuple(residual_stages([site.name for site in find_sites(model, "blocks")]).values())
     if chosen > len(stages) or not all(stages):
