@@ -121,6 +121,6 @@ def test_large_networks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_inspect_knows_them_all() -> None:
     assert [probe.name for probe in probes.PROBES] == [
-        "redundancy", "jacobian", "transitions", "path", "robustness", "fine-tuning", "ablation", "units",
-        "criticality",
+        "redundancy", "jacobian", "transitions", "path", "robustness", "ablation", "units", "criticality",
+        "fine-tuning",
     ]  # fmt: skip

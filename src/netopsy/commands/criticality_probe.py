@@ -18,7 +18,7 @@ from netopsy._identity import digest
 from netopsy._random import derive, generator
 from netopsy.commands.criticality_costs import LinePlan, plan_path, plan_search
 from netopsy.commands.kept import is_whole, kept, place
-from netopsy.commands.probing import Cost, Finding, Options, Probe, Progress, Subject
+from netopsy.commands.probing import Cost, Finding, Options, Probe, Progress, Subject, parts_asked
 from netopsy.engine.evaluate import evaluate
 from netopsy.network.sites import Site, find_sites
 from netopsy.plots.style import save
@@ -69,7 +69,7 @@ def _asked(subject: Subject, options: Options) -> dict[str, Any]:
         inside("epsilon", given, 0, 1, open_high=True)
     error = evaluate(subject.trajectory.model(), subject.train, metrics=("error",)).baseline_error
     return {
-        "sites": options["sites"],
+        "sites": parts_asked(subject, options),
         "epsilon": allowed(error) if given is None else given,
         "noise_samples": NOISE_SAMPLES,
         "seed": options["seed"],
@@ -106,6 +106,14 @@ def _run_criticality(subject: Subject, options: Options, progress: Progress) -> 
     if not picture.is_file():
         save(bars(result), picture)
     return Finding(result=result, sentences=criticality_sentences(result), files={"result": home, "bars": picture})
+
+
+def measured_criticality(subject: Subject, options: Options) -> CriticalityResult | None:
+    """What this probe has found before, with these options; None if it has not been run."""
+    if _not_critical(subject) is not None or not any(map(is_whole, subject.folder.glob("criticality-*"))):
+        return None  # before the train error is taken for nothing
+    home = place(subject, "criticality", {"train": subject.train}, _asked(subject, options), criticality)
+    return CriticalityResult.load(home) if is_whole(home) else None
 
 
 def _site_by_site(

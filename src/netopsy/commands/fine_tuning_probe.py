@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from netopsy.commands.criticality_probe import measured_criticality
 from netopsy.commands.kept import is_whole, kept, place
-from netopsy.commands.probing import Cost, Finding, Options, Probe, Progress, Subject
+from netopsy.commands.probing import Cost, Finding, Options, Probe, Progress, Subject, parts_asked
 from netopsy.network.transformer_blocks import find_blocks
 from netopsy.plots.style import save
 from netopsy.probes.arguments import read_splits
@@ -25,14 +26,12 @@ def _not_fine_tuned(subject: Subject) -> str | None:
     return None if find_blocks(subject.trajectory.model()) else "the network has no transformer blocks"
 
 
-def _asked(options: Options) -> dict[str, Any]:
-    """A transformer's parts, where no other sites were asked for."""
-    asked = {name: options[name] for name in ASKED}
-    return {**asked, "sites": "transformer" if asked["sites"] == "modules" else asked["sites"]}
+def _asked(subject: Subject, options: Options) -> dict[str, Any]:
+    return {**{name: options[name] for name in ASKED}, "sites": parts_asked(subject, options)}
 
 
 def _plan_fine_tuning(subject: Subject, options: Options) -> Cost:
-    asked = _asked(options)
+    asked = _asked(subject, options)
     home = place(subject, "fine-tuning", read_splits(subject.data), asked, fine_tuning)
     if is_whole(home):
         found = FineTuningResult.load(home)
@@ -46,10 +45,14 @@ def _plan_fine_tuning(subject: Subject, options: Options) -> Cost:
 
 
 def _run_fine_tuning(subject: Subject, options: Options, progress: Progress) -> Finding:
-    asked = _asked(options)
+    asked = _asked(subject, options)
     home = place(subject, "fine-tuning", read_splits(subject.data), asked, fine_tuning)
     how = {**asked, "resume": home / "unfinished", "progress": progress}
     result = kept(home, FineTuningResult.load, partial(fine_tuning, subject.trajectory, subject.data, **how))
+    critical = measured_criticality(subject, options)
+    if critical is not None and result.provenance["criticality"] != critical.provenance:
+        result = result.with_criticality(critical)
+        result.save(home, overwrite=True)
     picture = home / "proxies.png"
     if not picture.is_file():
         save(proxies(result), picture)
@@ -64,6 +67,7 @@ FINE_TUNING_PROBES: Mapping[str, Probe] = {
         applies=_not_fine_tuned,
         plan=_plan_fine_tuning,
         run=_run_fine_tuning,
+        after=("criticality",),
     )
 }
 """By name."""

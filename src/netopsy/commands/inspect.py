@@ -110,6 +110,7 @@ def chosen(subject: Subject, names: Sequence[str]) -> tuple[tuple[Probe, ...], d
 
 
 def planned(subject: Subject, probes: Sequence[Probe], options: Options) -> dict[Probe, Cost]:
-    """What each probe will cost, cheapest first."""
+    """What each probe will cost, cheapest first; but those that add others' results to their own come last."""
+    names = {probe.name for probe in probes}
     costs = [(probe, probe.plan(subject, options)) for probe in probes]
-    return dict(sorted(costs, key=lambda pair: pair[1].seconds))
+    return dict(sorted(costs, key=lambda pair: (not names.isdisjoint(pair[0].after), pair[1].seconds)))

@@ -23,6 +23,9 @@ from netopsy.report.words import names, percent
 
 HESSIAN_EXAMPLES = 512
 
+EVERY = ("modules", "transformer")
+"""Sites that have every parameter once."""
+
 USUAL = 0.1
 """The train error at which criticality is taken, if it was measured at several."""
 
@@ -48,10 +51,10 @@ def measures(runs: Mapping[str, Found], *, split: str | None, sharpness: bool) -
 
 
 def _criticalities(found: Found) -> dict[float, CriticalityResult]:
-    """The newest result of all modules for each epsilon."""
+    """The newest result of all modules, or all parts of a transformer, for each epsilon."""
     results: dict[float, CriticalityResult] = {}
     for result in found.results.values():
-        if isinstance(result, CriticalityResult) and result.provenance["sites"] == "modules":
+        if isinstance(result, CriticalityResult) and result.provenance["sites"] in EVERY:
             for epsilon in result.frame.epsilon.unique():
                 results.setdefault(float(epsilon), result)
     return results

@@ -58,9 +58,9 @@ PROBES: tuple[Probe, ...] = (
         plan=_plan_robustness,
         run=_run_robustness,
     ),
-    FINE_TUNING_PROBES["fine-tuning"],
     UNIT_PROBES["ablation"],
     UNIT_PROBES["units"],
     CRITICALITY_PROBES["criticality"],
+    FINE_TUNING_PROBES["fine-tuning"],
 )
-"""Cheapest first, as a rule; a plan tells for a network."""
+"""Cheapest first, as a rule (a plan tells for a network); but each `after` those whose results it adds to its own."""

@@ -13,7 +13,9 @@ import pandas as pd
 from torch import nn
 
 from netopsy._typing import Key
+from netopsy.network.sites import SiteSpec
 from netopsy.network.trajectory import Trajectory
+from netopsy.network.transformer_blocks import find_blocks
 
 Options: TypeAlias = Mapping[str, Any]
 """What was asked on the command line; a probe takes those that it knows."""
@@ -104,6 +106,7 @@ class Probe:
         plan: what it will cost; writes nothing.
         run: measures, or finds what was measured before.
         counts: what its progress is counted in.
+        after: probes whose results it adds to its own, where they are asked for too.
     """
 
     name: str
@@ -112,6 +115,13 @@ class Probe:
     plan: Callable[[Subject, Options], Cost]
     run: Callable[[Subject, Options, Progress], Finding]
     counts: str = "examples"
+    after: tuple[str, ...] = ()
+
+
+def parts_asked(subject: Subject, options: Options) -> SiteSpec:
+    """The sites that were asked for; a transformer's parts, where that was every module."""
+    sites: SiteSpec = options["sites"]
+    return "transformer" if sites == "modules" and find_blocks(subject.trajectory.model()) else sites
 
 
 @dataclass(frozen=True, eq=False)

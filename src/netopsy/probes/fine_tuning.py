@@ -124,17 +124,6 @@ def fine_tuning(
     none = pd.DataFrame({name: pd.Series(dtype="string" if name in columns[:2] else "float64") for name in columns})
     frame = frame.merge(pd.concat(turned).astype(none.dtypes) if turned else none, how="left", on=columns[:2])
     frame = frame.astype(dict.fromkeys(["site", "split", "block"], "string"))
-    critical: dict[str, Any] | None = None
-    if criticality:
-        if epsilon is None:
-            error = evaluate(model, train_data, task=task, metrics=("error",), engine=engine).baseline_error
-            epsilon = min(error + tolerance, 0.99)
-        options: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "engine": engine, "task": task}
-        way = measure_criticality(trajectory, train_data, sites=found, batch_size=batch_size, **options)
-        by_site = way.frame.set_index("site")
-        frame["criticality"] = by_site.mu.loc[frame.site].to_numpy()
-        frame["criticality_status"] = by_site.status.loc[frame.site].astype("string").to_numpy()
-        critical = dict(way.provenance)
     state = trajectory.state(base)
     provenance = {
         **result.provenance,
@@ -143,12 +132,20 @@ def fine_tuning(
         "base": base,
         "baseline": {str(split): float(error) for split, error in baseline.items()},
         "drawn": list(state.drawn) if isinstance(state, BaseState) else [],
-        "criticality": critical,
+        "criticality": None,
         "seconds": time.perf_counter() - started,
     }
     angles = [part.angles.assign(split=split) for split, part in influences.items()]
     empty = pd.DataFrame({"block": [], "blocks": [], "angular_distance": [], "split": []})
-    return FineTuningResult(frame, pd.concat(angles, ignore_index=True) if angles else empty, provenance)
+    back = FineTuningResult(frame, pd.concat(angles, ignore_index=True) if angles else empty, provenance)
+    if not criticality:
+        return back
+    if epsilon is None:
+        error = evaluate(model, train_data, task=task, metrics=("error",), engine=engine).baseline_error
+        epsilon = min(error + tolerance, 0.99)
+    options: dict[str, Any] = {"epsilon": epsilon, "seed": seed, "engine": engine, "task": task}
+    way = measure_criticality(trajectory, train_data, sites=found, batch_size=batch_size, **options)
+    return back.with_criticality(way)
 
 
 def asked_sites(model: nn.Module, sites: SiteSpec) -> list[Site]:

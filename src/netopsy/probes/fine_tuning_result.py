@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 from netopsy._checks import NetopsyError, at_least, inside, one_of, shorten
 from netopsy._storage import read_result, write_result
 from netopsy._typing import FloatArray
+from netopsy.probes.criticality_result import CriticalityResult
 from netopsy.probes.robustness_result import MARKS
 
 if TYPE_CHECKING:
@@ -54,6 +55,23 @@ class FineTuningResult:
         where there is none) and `criticality_status`.
         """
         return self.frame.copy()
+
+    def with_criticality(self, found: CriticalityResult) -> FineTuningResult:
+        """The same with criticality beside it, of the sites that `found` has.
+
+        Raises:
+            NetopsyError: when `found` was measured at several train errors, of which one has to be chosen.
+        """
+        if (levels := found.frame.epsilon.nunique()) != 1:
+            raise NetopsyError(f"found: expected criticality at one epsilon; got {levels} of them")
+        by_site = found.frame.set_index("site").reindex(self.frame.site)
+        columns = {
+            "criticality": by_site.mu.to_numpy("float64"),
+            "criticality_status": by_site.status.astype("string").to_numpy(),
+        }
+        seconds = self.provenance["seconds"] + found.provenance["seconds"]
+        provenance = {**self.provenance, "criticality": dict(found.provenance), "seconds": seconds}
+        return replace(self, frame=self.frame.assign(**columns), provenance=provenance)
 
     def correlations(self, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
         """How well each proxy orders the sites by what it costs to put them back.

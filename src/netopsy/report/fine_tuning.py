@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from netopsy.probes.fine_tuning_result import FineTuningResult
 from netopsy.report.blocks import Column, Entry, Picture, Section, Table, Text
+from netopsy.report.criticality import number
 from netopsy.report.origins import origins
 from netopsy.report.robustness_words import MAIN
 from netopsy.report.vector import drawn
@@ -100,6 +101,9 @@ def _table(result: FineTuningResult) -> Table:
         Column(name="block influence", help="1 − mean cosine of what enters and leaves the block", numeric=True),
         Column(name="angular distance", help="of the last position, as a share of a half turn", numeric=True),
     ]  # fmt: skip
+    if critical := p["criticality"]:
+        allowed = percent(float(critical["epsilon"][0]))
+        columns.append(Column(name="criticality", help=f"μ, at a train error of {allowed}", numeric=True))
     return Table(columns=tuple(columns), rows=tuple(_row(row) for row in rows.to_dict("records")))
 
 
@@ -118,7 +122,15 @@ def _row(row: dict[Any, Any]) -> tuple[Entry, ...]:
         Entry(text=verdict, sort=verdict, mark=verdict),
         _number(row["block_influence"], f"{row['block_influence']:.3f}"),
         _number(row["angular_distance"], f"{row['angular_distance']:.3f}"),
+        *([_critical(row)] if "criticality" in row else []),
     )
+
+
+def _critical(row: dict[Any, Any]) -> Entry:
+    """Mu, or why there is none."""
+    if math.isnan(row["criticality"]):
+        return Entry(text="" if pd.isna(row["criticality_status"]) else row["criticality_status"])
+    return Entry(text=number(row["criticality"]), sort=float(row["criticality"]))
 
 
 def _number(value: float, text: str) -> Entry:
