@@ -117,6 +117,12 @@ def main(repeats: int = 5) -> None:
             repeats,
         ),
         row(
+            "FCN 5×500, 784 inputs",
+            fcn(inputs=784, classes=10, depth=5, width=500),
+            torch.randn(5000, 784),
+            repeats,
+        ),
+        row(
             "FCN 5×500, 3072 inputs",
             fcn(inputs=3072, classes=10, depth=5, width=500),
             torch.randn(1000, 3072),

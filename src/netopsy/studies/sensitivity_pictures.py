@@ -12,7 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    LogFormatterSciNotation,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from netopsy._storage import read_table
 from netopsy.plots.profiles import profile
@@ -31,10 +39,10 @@ AXES = {
     "logit_jacobian": "logits' Jacobian norm",
     "transitions": "transitions",
     "train_loss": "train loss",
-    "parameters": "parameters",
+    "net.width": "width",
 }
 SCATTERS: Mapping[str, Sequence[str]] = {
-    "F1": ("parameters", "train_loss"),
+    "F1": ("net.width", "train_loss"),
     "F5": ("jacobian",),
     "A8": ("transitions",),
     "logit": ("jacobian", "logit_jacobian"),
@@ -167,19 +175,30 @@ def against_gap(rows: pd.DataFrame, columns: Sequence[str]) -> Figure:
     panels = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     neurons = rows.neurons.astype("float64")
     for ax, column in zip(panels, columns, strict=True):
-        drawn = ax.scatter(rows[column].astype("float64"), rows.gap.astype("float64"), s=14, c=neurons, cmap=shades(),
+        x = rows[column].astype("float64")
+        drawn = ax.scatter(x, rows.gap.astype("float64"), s=14, c=neurons, cmap=shades(),
                            norm=_scale(neurons), linewidths=0)  # fmt: skip
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        _log_ticks(ax, x)
         ax.set_xlabel(AXES[column], size=LABEL)
-        ax.set_title(f"ρ = {spearman(rows, column, 'gap', 2):.2f}, n = {len(rows)}", size=LABEL, loc="left")
+        ax.set_title(
+            f"ρ = {round(spearman(rows, column, 'gap', 2), 2) + 0.0:.2f}, n = {len(rows)}", size=LABEL, loc="left"
+        )
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         _plain(ax)
     panels[0].set_ylabel(AXES["gap"], size=LABEL)
     _bar(figure, drawn, panels[-1], "hidden units")
     return figure
+
+
+def _log_ticks(ax: Axes, x: pd.Series) -> None:
+    """Each value of a few; else two labels a decade, or one where there are many."""
+    few, wide = x.nunique() <= 8, x.max() > 1e4 * x.min()
+    ax.xaxis.set_major_locator(FixedLocator(sorted(x.unique())) if few else LogLocator(subs=(1,) if wide else (1, 3)))
+    ax.xaxis.set_major_formatter(LogFormatterSciNotation() if wide else StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if few:
+        ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _positive(values: pd.Series) -> pd.Series:
