@@ -291,9 +291,11 @@ def test_the_section_of_the_report() -> None:
     assert "Relative weight change orders parts by that cost with Spearman's rho" in section.verdict[-1]
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert [row[0].text for row in table.rows] == of_bert().frame.site.tolist()
-    marks = dict(zip(of_bert().frame.site, (row[6].mark for row in table.rows), strict=True))
+    places = {column.name: place for place, column in enumerate(table.columns)}
+    marks = dict(zip(of_bert().frame.site, (row[places["verdict"]].mark for row in table.rows), strict=True))
     assert marks["block 0 / attention key"] == "no-op"
-    assert [row[7].text != "" for row in table.rows] == of_bert().frame.block.notna().tolist()
+    turned = [row[places["block influence"]].text != "" for row in table.rows]
+    assert turned == of_bert().frame.block.notna().tolist()
     html = render("x", [Chapter(title="x", sections=[section])])
     assert "What fine-tuning changed" in html
     drawn = fine_tuning_sentences(
@@ -361,8 +363,8 @@ def criticality_joins_the_table(command: list[str], capsys: pytest.CaptureFixtur
     result = FineTuningResult.load(told["fine-tuning"]["files"]["result"])
     assert result.provenance["criticality"]["epsilon"] == [0.9]
     (table,) = [block for block in fine_tuning_section(result).blocks if isinstance(block, Table)]
-    assert table.columns[-1].name == "criticality"
-    assert [row[-1].text != "" for row in table.rows] == result.frame.block.isna().tolist()
+    place = [column.name for column in table.columns].index("criticality")
+    assert [row[place].text != "" for row in table.rows] == result.frame.block.isna().tolist()
 
 
 def test_the_probe_applies_to_transformers_with_a_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -84,45 +85,50 @@ def _over(rows: pd.DataFrame) -> str:
 
 
 def _table(result: FineTuningResult) -> Table:
+    """The answer first: a phone shows three columns, and no screen all of them."""
     rows, p = result.frame, result.provenance
     ends = rows[["delta_error_low", "delta_error_high"]].astype("float64")
     span = (min(0.0, float(ends.delta_error_low.min())), max(0.0, float(ends.delta_error_high.max())))
+    critical, several = p["criticality"], rows.split.nunique() > 1
     columns = [
         Column(name="site", help="in the network's order, then whole blocks"),
-        Column(name="split"),
-        Column(name="parameters", numeric=True),
-        Column(name="relative change", help="‖θ^T − θ^0‖ / ‖θ^0‖", numeric=True),
-        Column(name="largest change", help="of a weight", numeric=True),
+        *([Column(name="split")] if several else []),
+        Column(name="verdict"),
         Column(
             name="going back costs", help="points of error, with the interval", numeric=True, span=span,
             line=p["tolerance"],
         ),
-        Column(name="verdict"),
+        Column(name="relative change", help="‖θ^T − θ^0‖ / ‖θ^0‖", numeric=True),
+        *([_criticality_column(critical)] if critical else []),
         Column(name="block influence", help="1 − mean cosine of what enters and leaves the block", numeric=True),
         Column(name="angular distance", help="of the last position, as a share of a half turn", numeric=True),
+        Column(name="largest change", help="of a weight", numeric=True),
+        Column(name="parameters", numeric=True),
     ]  # fmt: skip
-    if critical := p["criticality"]:
-        allowed = percent(float(critical["epsilon"][0]))
-        columns.append(Column(name="criticality", help=f"μ, at a train error of {allowed}", numeric=True))
-    return Table(columns=tuple(columns), rows=tuple(_row(row) for row in rows.to_dict("records")))
+    return Table(columns=tuple(columns), rows=tuple(_row(row, several=several) for row in rows.to_dict("records")))
 
 
-def _row(row: dict[Any, Any]) -> tuple[Entry, ...]:
+def _criticality_column(critical: Mapping[str, Any]) -> Column:
+    allowed = percent(float(critical["epsilon"][0]))
+    return Column(name="criticality", help=f"μ, at a train error of {allowed}", numeric=True)
+
+
+def _row(row: dict[Any, Any], *, several: bool) -> tuple[Entry, ...]:
     low, delta, high = (float(row[name]) for name in ("delta_error_low", "delta_error", "delta_error_high"))
     verdict = row["status"] if pd.isna(row["verdict"]) else row["verdict"]
     bar = (low, delta, high) if all(map(math.isfinite, (low, delta, high))) else None
     relative = float(row["relative_change"])
     return (
         Entry(text=row["site"]),
-        Entry(text=row["split"]),
-        Entry(text=f"{row['parameters']:,}", sort=float(row["parameters"])),
-        _number(relative, percent(relative) if math.isfinite(relative) else "∞"),
-        _number(row["linf"], f"{row['linf']:.2g}"),
-        Entry(text=signed(delta), sort=delta, bar=bar),
+        *([Entry(text=row["split"])] if several else []),
         Entry(text=verdict, sort=verdict, mark=verdict),
+        Entry(text=signed(delta), sort=delta, bar=bar),
+        _number(relative, percent(relative) if math.isfinite(relative) else "∞"),
+        *([_critical(row)] if "criticality" in row else []),
         _number(row["block_influence"], f"{row['block_influence']:.3f}"),
         _number(row["angular_distance"], f"{row['angular_distance']:.3f}"),
-        *([_critical(row)] if "criticality" in row else []),
+        _number(row["linf"], f"{row['linf']:.2g}"),
+        Entry(text=f"{row['parameters']:,}", sort=float(row["parameters"])),
     )
 
 
