@@ -861,6 +861,12 @@ def test_probes_are_chosen_and_ordered_by_cost(
     assert error(capsys, "inspect", str(run), "--probes", "quik") == (
         "probes: expected some of slow, odd, quick; got 'quik'; did you mean quick?"
     )
+    last = replace(other("joining", 1.0), after=("slow",))
+    monkeypatch.setattr(inspecting, "PROBES", (last, *known))
+    assert main(["plan", str(run), "--json"]) == 0
+    assert list(output(capsys)["probes"]) == ["quick", "slow", "joining"]  # it adds what slow finds to its own
+    assert main(["plan", str(run), "--probes", "joining", "quick", "--json"]) == 0
+    assert list(output(capsys)["probes"]) == ["joining", "quick"]
     monkeypatch.setattr(inspecting, "PROBES", known[1:2])
     assert "expected probes that apply to this network; odd: it has no units" in error(capsys, "inspect", str(run))
 

@@ -313,12 +313,12 @@ def test_inspect_of_two_folders(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "loading.py").write_text("from tests.test_fine_tuning import splits, words as held_out")
+    (tmp_path / "loading.py").write_text("from tests.test_fine_tuning import splits")
     with forked(1):
         hf.BertModel(built("bert").config).save_pretrained("base")
     built("bert").save_pretrained("tuned")
     folders = ["--init", "base", "--final", "tuned"]
-    command = ["inspect", *folders, "--data", "loading:held_out", "--json", "--probes", "fine-tuning"]
+    command = ["inspect", *folders, "--data", "loading:splits", "--json", "--probes", "fine-tuning"]
     assert main([*command, "--dry-run"]) == 0
     planned = json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.parquet"))
@@ -335,24 +335,18 @@ def test_inspect_of_two_folders(
     stamp = (Path(told["files"]["result"]) / "results.parquet").stat().st_mtime_ns
     assert main(command) == 0  # found
     assert json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]["rows"] == told["rows"]
+    assert "criticality" not in told["rows"][0]
     assert (Path(told["files"]["result"]) / "results.parquet").stat().st_mtime_ns == stamp
     criticality_joins_the_table(command, capsys)
     assert main(["inspect", *folders]) == 2
     assert "missing --data" in capsys.readouterr().err
-    assert (
-        main(["inspect", "--init", "base", "--final", "tuned/model.safetensors", "--data", "loading:held_out"]) == 2
-    )
+    assert main(["inspect", "--init", "base", "--final", "tuned/model.safetensors", "--data", "loading:splits"]) == 2
     assert "missing --model" in capsys.readouterr().err
 
 
 def criticality_joins_the_table(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Where train data are known and both are asked for."""
-    command = [("loading:splits" if part == "loading:held_out" else part) for part in command]
     both = [*command, "criticality", "--epsilon", "0.9"]
-    assert main([*both, "--dry-run"]) == 0
-    assert list(json.loads(capsys.readouterr().out)["probes"]) == ["criticality", "fine-tuning"]
-    assert main(command) == 0
-    assert "criticality" not in json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]["rows"][0]
     assert main(both) == 0
     told = json.loads(capsys.readouterr().out)["probes"]
     mu = {row["site"]: row["mu"] for row in told["criticality"]["rows"]}
