@@ -111,7 +111,6 @@ def test_refusals() -> None:
         ({"order": ["hidden.9"]}, "order: expected different names of sites .* got hidden.9"),
         ({"order": ["hidden.0", "hidden.0"]}, "order: expected different names"),
         ({"order": []}, "order: expected different names of sites .* got none"),
-        ({"checkpoint": 7}, "no checkpoint 7"),
         ({"tolerance": 2}, "tolerance: expected a number"),
         ({"confidence": 1}, "confidence: expected a number"),
     ]
@@ -119,5 +118,7 @@ def test_refusals() -> None:
         with pytest.raises(NetopsyError, match=match):
             reset_together(trajectory, data, **options)
     alone = Trajectory.from_states(network, {"final": trajectory.state()})
-    with pytest.raises(NetopsyError, match="weights before training"):
+    with pytest.raises(NetopsyError, match="expected one with the weights before training"):
         reset_together(alone, data)
+    with pytest.raises(NetopsyError, match="expected a netopsy.Trajectory with checkpoint 0 .* got FCN"):
+        reset_together(network(), data)  # type: ignore[arg-type]

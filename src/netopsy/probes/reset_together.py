@@ -17,7 +17,6 @@ import pandas as pd
 
 from netopsy._checks import NetopsyError, inside, shorten
 from netopsy._storage import read_result, write_result
-from netopsy._typing import Key
 from netopsy.engine.edits import FromCheckpoint, edit_site, joined
 from netopsy.engine.evaluate import evaluate
 from netopsy.engine.evaluation import Stopping
@@ -25,6 +24,7 @@ from netopsy.engine.execution import Engine
 from netopsy.network.sites import SiteSpec, find_sites, parameter_count
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
+from netopsy.probes.criticality_lines import read_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,6 @@ def reset_together(
     *,
     sites: SiteSpec = "modules",
     order: Sequence[str] | None = None,
-    checkpoint: Key | None = None,
     tolerance: float = 0.05,
     confidence: float = 0.99,
     seed: int = 0,
@@ -109,19 +108,18 @@ def reset_together(
     batch_size: int | None = None,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> ResetTogether:
-    """Find how many sites can go back to a checkpoint at once, the first ones of an order.
+    """Find how many sites can go back to where training started at once, the first ones of an order.
 
     By bisection, which takes ⌈log2(sites + 1)⌉ joint resets: it finds the largest such set where the cost grows with
     the set. Where it does not, the set is still one that its own interval certifies, but a larger one may be, too.
 
     Args:
-        trajectory: of the network.
+        trajectory: of the network, from its initial checkpoint on.
         data: examples in any form that `netopsy.evaluate` takes; the set is chosen on them, so that its cost is to be
             told from others.
         sites: as `netopsy.robustness` takes.
         order: names of some of these sites, in which they are added, the first being the safest; by default all, in
             the network's own order.
-        checkpoint: to which they go back; by default the initial one.
         tolerance: change of error that is allowed.
         confidence: that the intervals of all sets measured hold.
         seed: of the order of the examples.
@@ -134,12 +132,12 @@ def reset_together(
         A result with a row for every set measured.
 
     Raises:
-        NetopsyError: for a trajectory without the checkpoint, unknown or repeated names, and what `evaluate` refuses.
+        NetopsyError: for a trajectory without the initial checkpoint, unknown or repeated names, and what `evaluate` refuses.
     """
     started = time.perf_counter()
     inside("tolerance", tolerance, 0, 1)
     inside("confidence", confidence, 0, 1, open_low=True, open_high=True)
-    key = trajectory.check_key(checkpoint if checkpoint is not None else _initial(trajectory))
+    trajectory, key = read_start(trajectory)
     model = trajectory.model()
     found = {site.name: site for site in find_sites(model, sites)}
     names = list(found) if order is None else list(order)
@@ -182,12 +180,3 @@ def reset_together(
         "seconds": time.perf_counter() - started,
     }
     return ResetTogether(frame, provenance)
-
-
-def _initial(trajectory: Trajectory) -> Key:
-    if trajectory.initial is None:
-        raise NetopsyError(
-            "trajectory: expected one with the weights before training (key 0), to go back to; see "
-            "Trajectory.from_files, or pass checkpoint="
-        )
-    return trajectory.initial
