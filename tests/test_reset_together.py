@@ -120,5 +120,5 @@ def test_refusals() -> None:
     alone = Trajectory.from_states(network, {"final": trajectory.state()})
     with pytest.raises(NetopsyError, match="expected one with the weights before training"):
         reset_together(alone, data)
-    with pytest.raises(NetopsyError, match="expected a netopsy.Trajectory with checkpoint 0 .* got FCN"):
+    with pytest.raises(NetopsyError, match=r"expected a netopsy\.Trajectory with checkpoint 0 .* got FCN"):
         reset_together(network(), data)  # type: ignore[arg-type]

@@ -132,7 +132,8 @@ def reset_together(
         A result with a row for every set measured.
 
     Raises:
-        NetopsyError: for a trajectory without the initial checkpoint, unknown or repeated names, and what `evaluate` refuses.
+        NetopsyError: for a trajectory without the initial checkpoint, unknown or repeated names, and what `evaluate`
+            refuses.
     """
     started = time.perf_counter()
     inside("tolerance", tolerance, 0, 1)
