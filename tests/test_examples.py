@@ -358,6 +358,7 @@ def test_the_answer_of_fine_tuned_minilm(run: Callable[[str], Ran]) -> None:
     order = robust.delta_error.sort_values().index.tolist()
     probed, held_out = ran.out.split("Held out:")
     sets = re.findall(r"^(\d+) of \d+ sites .* ([+-][\d.]+) \[", probed, flags=re.MULTILINE)
+    assert sets
     for count, said in sets:
         assert float(said) / 100 == near(cost("probed", order[: int(count)]), 1500)
     chosen = ran.find(r"(\d+|No set) (?:can go back at once|is certified)")[1]

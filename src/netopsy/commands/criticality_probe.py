@@ -19,7 +19,6 @@ from netopsy._random import derive, generator
 from netopsy.commands.criticality_costs import LinePlan, plan_path, plan_search
 from netopsy.commands.kept import is_whole, kept, place
 from netopsy.commands.probing import Cost, Finding, Options, Probe, Progress, Subject, parts_asked
-from netopsy.engine.evaluate import evaluate
 from netopsy.network.sites import Site, find_sites
 from netopsy.plots.style import save
 from netopsy.probes.arguments import described, read_splits
@@ -67,13 +66,12 @@ def _asked(subject: Subject, options: Options) -> dict[str, Any]:
     given = options["epsilon"]
     if given is not None:
         inside("epsilon", given, 0, 1, open_high=True)
-    error = evaluate(subject.trajectory.model(), subject.train, metrics=("error",)).baseline_error
     return {
         "sites": parts_asked(subject, options),
-        "epsilon": allowed(error) if given is None else given,
+        "epsilon": allowed(subject.train_error) if given is None else given,
         "noise_samples": NOISE_SAMPLES,
         "seed": options["seed"],
-        "train_error": error,
+        "train_error": subject.train_error,
     }
 
 

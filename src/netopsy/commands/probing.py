@@ -13,6 +13,7 @@ import pandas as pd
 from torch import nn
 
 from netopsy._typing import Key
+from netopsy.engine.evaluate import evaluate
 from netopsy.network.sites import SiteSpec
 from netopsy.network.trajectory import Trajectory
 from netopsy.network.transformer_blocks import find_blocks
@@ -42,6 +43,11 @@ class Subject:
     home: Path
     train: Any = field(default=None, repr=False)
     no_train: str = "the train data are not known"
+
+    @cached_property
+    def train_error(self) -> float:
+        """Of the trained network, on the examples that it was fitted to: a pass over these, once."""
+        return evaluate(self.trajectory.model(), self.train, metrics=("error",)).baseline_error
 
 
 @dataclass(frozen=True, kw_only=True)
