@@ -283,6 +283,17 @@ def test_a_factory_that_returns_no_module_is_refused(unchecked: None, made: Any)
         Trajectory.from_states(lambda: made, {0: state_of(0)})
 
 
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with pytest.warns(FutureWarning, match="weight_norm"):
+                self.layer = nn.utils.weight_norm(nn.Linear(3, 2))
+
+    with pytest.raises(NetopsyError, match=r"model: expected one that copy.deepcopy takes; got layer\.weight, made "):
+        Trajectory.from_states(Normed, {0: {}})
+
+
 def test_a_folder_that_is_none_or_holds_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         NetopsyError, match=r"trajectory: expected a folder of checkpoint files; .*gone is not a folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
@@ -274,6 +276,51 @@ def test_norms_of_queries_and_keys_are_parts_of_attention() -> None:
     assert [part for part in found if part.endswith(" norm") and "0" in part] == block(
         "attention query norm", "attention key norm"
     )
+
+
+class Adapted(nn.Module):
+    """A linear layer with a low-rank adapter, named as PEFT names its parts."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, layer.out_features, bias=False)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "neox", "vit"])
+@pytest.mark.parametrize("change", [Adapted, weight_norm])
+def test_adapters_and_parametrizations_are_inside_the_part_that_they_change(
+    name: str, change: Callable[[nn.Module], nn.Module]
+) -> None:
+    model = copy.deepcopy(built(name))
+    for layer in [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]:
+        if change is weight_norm or "query_key_value" not in layer:
+            model.set_submodule(layer, change(model.get_submodule(layer)))
+    before = {site.name: set(site.modules) for site in find_sites(built(name), "transformer")}
+    sites = find_sites(model, "transformer")
+    assert {site.name for site in sites} == set(before)
+    for site in sites:
+        assert {re.sub(r"\.(base_layer|lora_|parametrizations).*", "", owner) for owner in site.modules} == before[
+            site.name
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "held"),
+    [
+        ("neox", "gpt_neox.layers.0.attention.query_key_value", "query, key and value"),
+        ("phi3", "model.layers.0.mlp.gate_up_proj", "gate and up"),
+    ],
+)
+def test_an_adapter_of_a_fused_weight_is_refused(name: str, layer: str, held: str) -> None:
+    model = copy.deepcopy(built(name))
+    model.set_submodule(layer, Adapted(model.get_submodule(layer)))
+    with pytest.raises(NetopsyError, match=rf"{layer}.*holds {held}, and an adapter has one matrix for them all"):
+        find_sites(model, "transformer")
 
 
 def test_what_is_not_recognized_keeps_its_name() -> None:

@@ -44,6 +44,7 @@ class Trajectory:
         if not self.states:
             raise NetopsyError("trajectory: expected at least one checkpoint; got none")
         check_precision(self._template)
+        _check_copied(self._template)
         fitted: dict[Key, State] = {}
         for key, state in self.states.items():
             label = f"checkpoint {key!r}"
@@ -178,3 +179,15 @@ class Trajectory:
                 "trajectory that has it"
             )
         return key
+
+
+def _check_copied(model: nn.Module) -> None:
+    """Refuse a model that torch cannot copy: one that keeps a tensor made from its parameters."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise NetopsyError(
+                    f"model: expected one that copy.deepcopy takes; got {f'{name}.{attribute}'.lstrip('.')}, made "
+                    "from its parameters by a hook or in forward; detach it, or, for nn.utils.weight_norm, take "
+                    "torch.nn.utils.parametrizations.weight_norm, whose load_state_dict reads the old names"
+                )

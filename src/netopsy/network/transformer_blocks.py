@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from netopsy.network.transformer_words import QKV, attention_role, is_norm, module_of, projected, words
+from netopsy.network.transformer_words import QKV, attention_role, is_norm, module_of, projected, words, written
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _holders(model: nn.Module, matrices: Iterable[str]) -> list[str]:
     """Modules in which query, key and value are."""
     roles: dict[str, set[str]] = {}
     for name in matrices:
-        parts = name.split(".")
+        parts = written(name).split(".")
         for i in range(len(parts) - 1, 0, -1):
             holder = ".".join(parts[:i])
             if role := projected(parts[i]):
@@ -138,7 +138,7 @@ def _others(module: str, matrices: Iterable[str], *, flat: bool) -> int:
         {
             module_of(name)
             for name in matrices
-            if inside(name, module) and not known & set(attention_role(name.split(".")[depth:], flat=flat))
+            if inside(name, module) and not known & set(attention_role(written(name).split(".")[depth:], flat=flat))
         }
     )
 

@@ -8,7 +8,7 @@ from typing import NoReturn, TypeAlias
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
-from netopsy.network.transformer_words import QKV, words
+from netopsy.network.transformer_words import QKV, is_adapted, module_of, words
 
 Slices: TypeAlias = dict[str, tuple[str, ...]]
 """Role -> indices (as `Address` takes them) of its parts, in order."""
@@ -48,8 +48,13 @@ def width_of(module: nn.Module) -> int:
     return weight.shape[_out_axis(module, weight) - 1]
 
 
-def halves(module: nn.Module, value: Tensor, roles: Sequence[str]) -> Slices:
-    """Equal parts of what a dense layer gives."""
+def halves(module: nn.Module, parameter: str, value: Tensor, roles: Sequence[str]) -> Slices:
+    """Equal parts of what a dense layer gives, of its weight or bias.
+
+    Raises:
+        NetopsyError: for a layer with an adapter.
+    """
+    _check_alone(parameter, value, roles)
     axis = _out_axis(module, value)
     size = value.shape[axis] // len(roles)
     return {role: (_index(axis, i * size, (i + 1) * size),) for i, role in enumerate(roles)}
@@ -72,42 +77,49 @@ def fused(
     Raises:
         NetopsyError: for a layout that is not known, or a size that does not fit it.
     """
-    attention, module = model.get_submodule(holder), model.get_submodule(parameter.rpartition(".")[0])
+    attention, module = model.get_submodule(holder), model.get_submodule(module_of(parameter))
+    _check_alone(parameter, value, roles)
     kind, axis = type(attention).__name__, _out_axis(module, value)
     size = value.shape[axis]
     if kind in BY_HEAD:
         heads = heads_of(model, holder)
         if heads is None or size % (heads * len(roles)):
-            _refuse(parameter, value, f"{kind} says {heads or 'no number of'} heads, which do not divide it")
+            _refuse(parameter, value, roles, f"{kind} says {heads or 'no number of'} heads, which do not divide it")
         each = size // heads // len(roles)
         return {
             role: tuple(_index(axis, start, start + each) for start in range(i * each, size, len(roles) * each))
             for i, role in enumerate(roles)
         }
-    if kind in UNKNOWN or {"query", "key", "value"} <= words(parameter.split(".")[-2]):
-        _refuse(parameter, value, f"how {kind} lays them out is not known")
+    if kind in UNKNOWN or {"query", "key", "value"} <= words(module_of(parameter).rpartition(".")[2]):
+        _refuse(parameter, value, roles, f"how {kind} lays them out is not known")
     if roles != QKV or width is None:
         if size % len(roles):
-            _refuse(parameter, value, f"{size} is not divisible by {len(roles)}")
-        return halves(module, value, roles)
+            _refuse(parameter, value, roles, f"{size} is not divisible by {len(roles)}")
+        return halves(module, parameter, value, roles)
     rest = size - width
     if rest <= 0 or rest % 2 or width % (rest // 2):
-        _refuse(parameter, value, f"the queries of {width} features leave {rest} for keys and values")
+        _refuse(parameter, value, roles, f"the queries of {width} features leave {rest} for keys and values")
     ends = (0, width, width + rest // 2, size)
     return {role: (_index(axis, ends[i], ends[i + 1]),) for i, role in enumerate(roles)}
 
 
 def _out_axis(module: nn.Module, value: Tensor) -> int:
     """Along which axis the features lie that a dense layer gives: GPT-2's Conv1D holds them second."""
-    return 1 if type(module).__name__ == "Conv1D" and value.ndim == 2 else 0
+    return 1 if type(module).__name__ in ("Conv1D", "ParametrizedConv1D") and value.ndim == 2 else 0
 
 
 def _index(axis: int, start: int, end: int) -> str:
     return f"{':,' * axis}{start}:{end}"
 
 
-def _refuse(parameter: str, value: Tensor, why: str) -> NoReturn:
+def _check_alone(parameter: str, value: Tensor, roles: Sequence[str]) -> None:
+    if is_adapted(parameter):
+        _refuse(parameter, value, roles, "an adapter has one matrix for them all; merge it into the weight")
+
+
+def _refuse(parameter: str, value: Tensor, roles: Sequence[str], why: str) -> NoReturn:
+    held = f"{', '.join(roles[:-1])} and {roles[-1]}"
     raise NetopsyError(
-        f"sites='transformer': {parameter}, shape {tuple(value.shape)}, holds query, key and value, and {why}; pass "
-        "sites='blocks' or 'modules', or its slices by hand, such as 'attn.weight[0:768]'"
+        f"sites='transformer': {parameter}, shape {tuple(value.shape)}, holds {held}, and {why}; pass sites='blocks' "
+        "or 'modules', or its slices by hand, such as 'attn.weight[0:768]'"
     )

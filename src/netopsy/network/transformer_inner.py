@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from netopsy.network.transformer_blocks import Block, inside, parameters_of
 from netopsy.network.transformer_fused import fused, halves, width_of
-from netopsy.network.transformer_words import attention_role, gated_roles, is_dense, is_norm, module_of, words
+from netopsy.network.transformer_words import (
+    attention_role,
+    dense_of,
+    gated_roles,
+    is_norm,
+    module_of,
+    words,
+    written,
+)
 
 Labels = dict[str, dict[str, tuple[str | None, ...]]]
 """Parameter -> what it is -> the indices that are so; None for all of it. What is not recognized is not there."""
@@ -24,7 +32,7 @@ def block_labels(model: nn.Module, block: Block) -> Labels:
     named = {name: value for name, value in parameters_of(model).items() if inside(name, block.name)}
     found = _attention(model, block, modules, named)
     left = [name for name in named if name not in found]
-    found |= _mlp(modules, named, [name for name in left if is_dense(modules[module_of(name)])])
+    found |= _mlp(modules, named, [name for name in left if dense_of(modules, name)])
     norms = dict.fromkeys(module_of(name) for name in left if is_norm(modules[module_of(name)]))
     number = {norm: i for i, norm in enumerate(norms)}
     found |= {name: {f"norm {number[module_of(name)]}": (None,)} for name in left if module_of(name) in number}
@@ -42,7 +50,7 @@ def _attention(
             if not inside(name, attention.area) or name in found:
                 continue
             module = modules[name.rpartition(".")[0]]
-            parts = name.split(".")[depth:]
+            parts = written(name).split(".")[depth:]
             role = attention_role(parts, flat=attention.flat or is_norm(module))
             if isinstance(module, nn.Embedding) or {"relative", "position", "pos"} & words(parts[-1]):
                 found[name] = {f"{kind} positions": (None,)}
@@ -52,8 +60,8 @@ def _attention(
             elif role:
                 roles[name] = role
         single = {role for role in roles.values() if len(role) == 1}
-        outs = [modules[name.rpartition(".")[0]] for name, role in roles.items() if role == ("out",)]
-        width = next((width_of(module) for module in outs if is_dense(module)), None)
+        outs = [dense_of(modules, name) for name, role in roles.items() if role == ("out",)]
+        width = next((width_of(module) for module in outs if module), None)
         for name, role in roles.items():
             apart = tuple(one for one in role if (one,) not in single)  # a fused weight beside a query of its own
             if len(role) == 1:
@@ -77,6 +85,6 @@ def _mlp(modules: Mapping[str, nn.Module], named: Mapping[str, Tensor], dense: S
         elif len(roles) == 1:
             found[name] = {f"MLP {roles[0]}": (None,)}
         else:
-            slices = halves(modules[name.rpartition(".")[0]], named[name], roles)
+            slices = halves(modules[layer], name, named[name], roles)
             found[name] = {f"MLP {role}": slices[role] for role in roles}
     return found

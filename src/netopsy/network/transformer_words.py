@@ -18,7 +18,7 @@ _SAYS = {
 _OUT = {"o", "out", "output", "wo"}
 _PLAIN = {"attn", "attention", "c", "dense", "fc", "layer", "lin", "linear", "proj", "projection", "self", "to", "w"}
 _OWN = {"weight", "bias"}
-_INSIDE = re.compile(r"base_layer|lora_\w+|parametrizations")
+_ADAPTER = re.compile(r"base_layer|lora_\w+")
 _GATED = (
     {"gate_proj": ("gate",), "up_proj": ("up",), "down_proj": ("down",)},
     {"gate": ("gate",), "up": ("up",), "down": ("down",)},
@@ -38,15 +38,37 @@ def words(component: str) -> frozenset[str]:
     return frozenset(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", component))
 
 
+def written(parameter: str) -> str:
+    """The name of a parameter before anything adapted or parametrized it.
+
+    >>> written("q_proj.lora_A.default.weight"), written("fc.parametrizations.weight.original0"), written("cls_token")
+    ('q_proj.weight', 'fc.weight', 'cls_token')
+    """
+    parts = parameter.split(".")
+    for i, part in enumerate(parts[:-1]):
+        if part == "parametrizations":
+            return ".".join([*parts[:i], parts[i + 1]])
+        if _ADAPTER.fullmatch(part):
+            return ".".join([*parts[:i], parts[-1]])
+    return parameter
+
+
 def module_of(parameter: str) -> str:
     """The module that a parameter is part of, as its author named it: what parametrizes or adapts it is inside.
 
     >>> module_of("mlp.fc1.lora_A.default.weight"), module_of("mlp.fc1.weight"), module_of("cls_token")
     ('mlp.fc1', 'mlp.fc1', '')
     """
-    parts = parameter.split(".")[:-1]
-    inside = [i for i, part in enumerate(parts) if _INSIDE.fullmatch(part)]
-    return ".".join(parts[: inside[0]] if inside else parts)
+    return written(parameter).rpartition(".")[0]
+
+
+def is_adapted(parameter: str) -> bool:
+    """Whether a parameter is an adapter's, or of a layer that has one.
+
+    >>> is_adapted("c_attn.base_layer.weight"), is_adapted("c_attn.weight")
+    (True, False)
+    """
+    return any(_ADAPTER.fullmatch(part) for part in parameter.split(".")[:-1])
 
 
 def projected(component: str) -> tuple[str, ...]:
@@ -104,3 +126,9 @@ def is_dense(module: nn.Module) -> bool:
     kind = type(module).__name__.lower()
     strange = any(word in kind for word in ("embed", "position", "token", "router", "expert"))
     return not strange and isinstance(weight, Tensor) and weight.ndim >= 2
+
+
+def dense_of(modules: Mapping[str, nn.Module], parameter: str) -> nn.Module | None:
+    """The dense layer that a parameter belongs to; None for one of anything else."""
+    around = (modules[module_of(parameter)], modules[parameter.rpartition(".")[0]])
+    return next((module for module in around if is_dense(module)), None)
