@@ -48,11 +48,15 @@ def _run_fine_tuning(subject: Subject, options: Options, progress: Progress) -> 
     asked = _asked(subject, options)
     home = place(subject, "fine-tuning", read_splits(subject.data), asked, fine_tuning)
     how = {**asked, "resume": home / "unfinished", "progress": progress}
-    result = kept(home, FineTuningResult.load, partial(fine_tuning, subject.trajectory, subject.data, **how))
     critical = measured_criticality(subject, options)
-    if critical is not None and result.provenance["criticality"] != critical.provenance:
-        result = result.with_criticality(critical)
-        result.save(home, overwrite=True)
+
+    def grown(found: FineTuningResult) -> FineTuningResult:
+        if critical is None or found.provenance["criticality"] == critical.provenance:
+            return found
+        return found.with_criticality(critical)
+
+    measure = partial(fine_tuning, subject.trajectory, subject.data, **how)
+    result = kept(home, FineTuningResult.load, measure, grown=grown)
     picture = home / "proxies.png"
     if not picture.is_file():
         save(proxies(result), picture)

@@ -49,12 +49,25 @@ def is_whole(home: Path) -> bool:
     return (home / "manifest.json").is_file()
 
 
-def kept(home: Path, load: Callable[[Path], R], measure: Callable[[], R]) -> R:
-    """The result that lies there; else it is measured and written."""
+def kept(
+    home: Path, load: Callable[[Path], R], measure: Callable[[], R], *, grown: Callable[[R], R] = lambda found: found
+) -> R:
+    """The result that lies there; else it is measured and written.
+
+    Args:
+        home: its folder.
+        load: reads it.
+        measure: makes it.
+        grown: it with what has come to be known since, or the same object; written again where it is another.
+    """
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.with_name(f".{home.name}.lock")):
         if is_whole(home):
-            return load(home)
-        result = measure()
-        result.save(home, overwrite=True)
+            found = load(home)
+        else:
+            found = measure()
+            found.save(home, overwrite=True)
+        result = grown(found)
+        if result is not found:
+            result.save(home, overwrite=True)
     return result
