@@ -62,7 +62,9 @@ SGD = FitConfig(
 )
 ADAM = replace(SGD, optimizer="adam", lr=0.01, keep=(2,), frozen=("norm",))
 PATIENCE = FitConfig(epochs=9, batch_size=12, lr=0.2, keep=(1, 4), validation_share=0.3, patience=2, seed=2)
-TARGET = FitConfig(epochs=9, batch_size=12, optimizer="adam", lr=0.05, keep=(), target_error=0.55)
+TARGET = FitConfig(
+    epochs=9, batch_size=12, optimizer="adam", lr=0.05, keep=(), target_error=0.5, seed=1
+)  # 0.58, then 0.42
 RMSPROP = replace(SGD, optimizer="rmsprop", lr=0.045, label_noise=0.0)
 CONFIGS = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP, "patience": PATIENCE, "target": TARGET}
 
