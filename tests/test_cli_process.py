@@ -43,6 +43,7 @@ BACKGROUND = "48;2;"
 """Of a cell, in 24 bits."""
 
 DATA = (torch.eye(2).repeat(4, 1), torch.arange(2).repeat(4))
+FEW = ("--probes", "redundancy", "robustness")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -161,7 +162,7 @@ def test_inspect_on_a_terminal_shows_its_plan_and_colors_its_table(
     monkeypatch.setattr(reporting, "report", lambda runs: SimpleNamespace(path=runs[0] / "report.html"))
     monkeypatch.setattr(probes, "save", lambda picture, path: path)
     with terminal(monkeypatch, "stdout", "stderr") as first:
-        assert main(["inspect", str(trained)]) == 0
+        assert main(["inspect", str(trained), *FEW]) == 0
     for word in ("reading the run and its data", "planning", "robustness: preparing", "robustness, examples"):
         assert word in first[0]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", first[0])
@@ -171,7 +172,7 @@ def test_inspect_on_a_terminal_shows_its_plan_and_colors_its_table(
 
     monkeypatch.setenv("NO_COLOR", "1")
     with terminal(monkeypatch, "stdout", "stderr") as second:
-        assert main(["inspect", str(trained)]) == 0
+        assert main(["inspect", str(trained), *FEW]) == 0
     [result] = (trained / "results").glob("robustness-*")
     table = str(RobustnessResult.load(result))
     assert "found, nothing to do" in second[0]
@@ -179,7 +180,7 @@ def test_inspect_on_a_terminal_shows_its_plan_and_colors_its_table(
     assert BACKGROUND not in second[0]
 
     monkeypatch.delenv("NO_COLOR")
-    assert main(["inspect", str(trained)]) == 0
+    assert main(["inspect", str(trained), *FEW]) == 0
     shown = capsys.readouterr()
     assert f"\n{table}\n\n• " in shown.out  # after the cheaper probes'
     assert "\x1b" not in shown.out
