@@ -102,6 +102,7 @@ DRAWN: dict[str, Any] = {
     "other mapping": Encoding({"x": X, "labels": Y}),
     "list of batches": LISTED,
     "tuple of batches": tuple(LISTED),
+    "list with batches of nothing": [(X[:0], Y[:0]), *LISTED, (X[:0], Y[:0])],
     "list of dicts": [{"x": x, "labels": y} for x, y in LISTED],
     "data set": PAIRS,
     "data set of one's own": Pairs(),
@@ -117,6 +118,7 @@ IN_ORDER: dict[str, Any] = {
     "iterable data set": DataLoader(Streamed(), batch_size=4),
     "loader with a batch sampler": DataLoader(PAIRS, batch_sampler=BatchSampler(SequentialSampler(PAIRS), 4, False)),
     "loader of batches": DataLoader(LISTED, batch_size=None),  # type: ignore[arg-type]
+    "loader with batches of nothing": DataLoader([(X[:0], Y[:0]), *LISTED], batch_size=None),  # type: ignore[arg-type]
 }
 # batches of equal shapes are one big batch, however long
 DRAWN["list of different lengths"] = IN_ORDER.pop("list of different lengths")
@@ -262,6 +264,8 @@ class Shuffled:
         ((X.numpy(), Y.numpy()), "expected batches that hold tensors; got ndarray"),
         ([[1, 2], [3, 4]], "expected batches that hold tensors; got list"),
         ([(), ()], "expected batches that hold tensors; got tuple"),
+        ((X, Y.numpy()), "expected a tuple of tensors; got Tensor, ndarray; make them tensors"),
+        ([(X[:0], Y[:0])], "got tensors without examples"),
     ],
 )
 def test_what_cannot_be_read_is_refused(data: Any, message: str) -> None:

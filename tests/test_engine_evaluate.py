@@ -110,6 +110,13 @@ def test_a_metric_of_ones_own() -> None:
     assert found.baseline["logit"] == pytest.approx(mine.mean().item(), abs=1e-6)
 
 
+def test_a_function_that_writes_into_the_logits_harms_no_other() -> None:
+    def zeroed(logits: Tensor, targets: Tensor) -> Tensor:
+        return logits.mul_(0).sum(1) + targets.mul_(0)
+
+    assert run(metrics=("error", zeroed, "loss")).metrics["loss"] == pytest.approx(run().metrics["loss"])
+
+
 def test_a_loss_of_ones_own() -> None:
     task = Task(loss=lambda logits, targets: (logits - nn.functional.one_hot(targets, 3)).square().sum(1))
     found = run(task=task, metrics=("loss",))
@@ -375,6 +382,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], Any, dict[str, Any], str]] = [
     (Dropping, (X, Y), {}, "model: Dropping is not deterministic in eval mode: two passes .* always-on dropout"),
     (lambda: nn.Sequential(nn.Linear(4, 3), nn.Flatten(0)), (X, Y), {}, r"logits: expected shape \(n, classes\)"),
     (nn.Identity, (X, Y), {"task": Task(logits=lambda z: z.sum())}, r"logits: expected shape .* got \(\)"),
+    (linear, (X, Y), {"task": Task(inputs=lambda b: b[0])}, r"\(args, kwargs\), such as \(\(x,\), {}\); got Tensor"),
+    (linear, (X, Y), {"task": Task(inputs=lambda b: (b[0], b[1]))}, r"Task\(inputs=.*; got \(Tensor, Tensor\)"),
+    (linear, {"x": X, "labels": Y}, {"task": Task(targets=lambda b: b["y"])},
+     r"Task\(targets=...\): KeyError: 'y'; it was given a batch of type dict with the keys x, labels"),
     (linear, (X, Y), {"metrics": ("erorr",)}, "metrics: expected error, loss, unchanged or a function"),
     (linear, (X, Y), {"examples": ("unchanged",)}, "examples: expected one of 'error', 'loss'; got 'unchanged'"),
     (linear, (X, Y), {"variants": [weight(flipped, name="0.wieght")]}, "'v': the model has no parameter .*0.weight"),

@@ -21,6 +21,7 @@ from netopsy.engine import execution, graph
 from netopsy.engine.edits import AddNoise, Edit, FromCheckpoint, LowRank, Mask, Rule, Variant, edit_site
 from netopsy.engine.evaluate import evaluate
 from netopsy.engine.evaluation import Evaluation
+from netopsy.engine.execution import Engine
 from netopsy.engine.graph import Program, Step
 from netopsy.network.addresses import Address
 from netopsy.network.sites import find_sites
@@ -153,6 +154,47 @@ def test_why_a_model_runs_eagerly(make: Callable[[], nn.Module], reason: str) ->
     assert len(why) < 300
     with pytest.raises(NetopsyError, match=f"(?s)engine='exported'.*({reason}).*use engine='auto'"):
         losses(model, data, variants, engine="exported")
+
+
+def test_a_failed_export_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(6, zoo.CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            while x.norm() < 50:
+                x = 2 * x
+            return self.a(x)
+
+    assert losses(Growing(), data_for(), [parameter("a.weight")]).provenance["engine"] == "eager"
+    assert capfd.readouterr() == ("", "")
+
+
+class Collecting(nn.Module):
+    """Hooks its layer when it is first called, as models of transformers do to collect what layers give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, zoo.CLASSES)
+        self.hooked = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.hooked:
+            self.a.register_forward_hook(lambda module, args, output: None)
+            self.a.register_forward_pre_hook(lambda module, args: None)
+            self.hooked = True
+        return self.a(x)
+
+
+@pytest.mark.parametrize("engine", ["exported", "eager"])
+def test_hooks_that_a_model_sets_itself_do_not_stay(engine: Engine) -> None:
+    model = Collecting()
+    found = losses(model, data_for(), [parameter("a.weight")], engine=engine)
+    assert found.provenance["engine"] == engine
+    assert not model.hooked
+    assert not model.a._forward_hooks
+    assert not model.a._forward_pre_hooks
 
 
 def test_a_failed_export_is_not_tried_again_for_other_shapes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from netopsy._checks import NetopsyError
 from netopsy._random import forked
-from netopsy.network.pretrained_folders import BaseState, build_pretrained, is_pretrained, pretrained_states
+from netopsy.network.pretrained_folders import BaseState, build_pretrained, is_causal, pretrained_states
 from netopsy.network.trajectory import Trajectory
 
 hf.logging.disable_progress_bar()
@@ -128,13 +128,13 @@ def test_tied_weights_are_no_head_to_be_drawn(tmp_path: Path) -> None:
     assert torch.equal(start.lm_head.weight, load_file(tmp_path / "base/model.safetensors")["wte.weight"])
 
 
-def test_what_is_a_pretrained_folder(tmp_path: Path) -> None:
-    assert is_pretrained(saved(tmp_path / "a", "BertModel", 1))
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b/config.json").write_text("{}")
-    assert not is_pretrained(tmp_path / "b")
-    assert not is_pretrained(tmp_path / "nowhere")
-    assert not is_pretrained(None)
+@pytest.mark.parametrize(
+    ("architectures", "causal"),
+    [(["GPT2LMHeadModel"], True), (["LlamaForCausalLM"], True), (["BertForMaskedLM"], False), (None, False)],
+)
+def test_what_is_a_causal_language_model(tmp_path: Path, architectures: list[str] | None, causal: bool) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": architectures}))
+    assert is_causal(tmp_path) is causal
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
 from netopsy._storage import SCHEMA, write_state
-from netopsy.network.states import StateFile, check_precision, check_state
+from netopsy.network.states import StateFile, check_parameters, check_state
 from netopsy.network.trajectory import Trajectory
 
 
@@ -182,10 +182,10 @@ def test_what_is_no_tensor_is_refused(unchecked: None) -> None:
 def test_half_precision_models_are_refused(kind: torch.dtype) -> None:
     message = rf"model: expected float32 or float64 parameters; .* is {kind} \(half precision\); convert the model"
     with pytest.raises(NetopsyError, match=message):
-        check_precision(Net().to(kind))
+        check_parameters(Net().to(kind))
     with pytest.raises(NetopsyError, match=message):
         Trajectory.from_states(lambda: Net().to(kind), {0: state_of(0)})
-    check_precision(Net().double())
+    check_parameters(Net().double())
 
 
 # Files that cannot be read --------------------------------------------------------------------------------------

@@ -283,6 +283,50 @@ def test_a_factory_that_returns_no_module_is_refused(unchecked: None, made: Any)
         Trajectory.from_states(lambda: made, {0: state_of(0)})
 
 
+class Buffered(nn.Module):
+    """A buffer that no state holds, drawn or not."""
+
+    def __init__(self, drawn: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("mask", torch.randn(2) if drawn else torch.ones(2), persistent=False)
+
+
+def test_a_factory_that_draws_what_is_not_saved_is_refused() -> None:
+    model = Buffered(drawn=True)
+    with pytest.raises(NetopsyError, match=r"mask, not saved \(persistent=False\), was drawn anew; save it, or pass"):
+        Trajectory.from_states(lambda: Buffered(drawn=True), {0: model.state_dict()})
+    kept = Trajectory.from_states(model, {0: model.state_dict()})
+    assert torch.equal(kept.tensor(0, "mask"), model.get_buffer("mask"))
+    given = {**model.state_dict(), "mask": model.get_buffer("mask")}
+    assert torch.equal(
+        Trajectory.from_states(lambda: Buffered(drawn=True), {0: given}).tensor(0, "mask"), given["mask"]
+    )
+    Trajectory.from_states(lambda: Buffered(drawn=False), {0: model.state_dict()})
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            lambda: nn.Linear(2, 2, dtype=torch.complex64),
+            "weight is torch.complex64; hold real and imaginary parts as",
+        ),
+        (lambda: nn.LazyLinear(2), r"weight has no shape yet \(a lazy module\)"),
+    ],
+)
+def test_parameters_that_cannot_be_measured_are_refused(layer: Any, message: str) -> None:
+    with pytest.raises(NetopsyError, match=f"model: expected .*{message}"):
+        Trajectory.from_states(layer, {0: {}})
+
+
+def test_nan_is_no_other_value_of_a_tied_weight() -> None:
+    state = {name: value.clone() for name, value in state_of(0).items()}
+    for name in ("embedding.weight", "head.weight"):
+        state[name].fill_(torch.nan)
+    assert Trajectory.from_states(net, {0: state}).tensor(0, "head.weight").isnan().all()
+
+
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     class Normed(nn.Module):
         def __init__(self) -> None:

@@ -194,7 +194,7 @@ class Inspect:
     """Of draws and the order of examples."""
 
     out: Path | None = None
-    """Folder of results; by default RUN/results, or runs/inspected."""
+    """Folder of results; by default RUN/results, or a folder of the network in runs/inspected."""
 
     dry_run: bool = False
     """Say what it would cost, and stop."""

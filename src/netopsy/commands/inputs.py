@@ -65,7 +65,7 @@ def read_data(name: str) -> Any:
     """Data by name: a built-in set, standardized, or what the user's loader returns.
 
     Raises:
-        NetopsyError: for an unknown name, or a loader that is none.
+        NetopsyError: for an unknown name, or a loader that is none, or fails.
     """
     if name in DATA:
         return standardize(DATA[name]())
@@ -73,7 +73,13 @@ def read_data(name: str) -> Any:
         raise NetopsyError(
             f"data: expected one of {', '.join(DATA)}, or pkg.mod:loader; got {name!r}{near(name, DATA)}"
         )
-    return function("data", name)()
+    loader = function("data", name)
+    try:
+        return loader()
+    except NetopsyError:
+        raise
+    except Exception as error:  # it is the user's, and may do anything
+        raise NetopsyError(f"data: {name} raised {type(error).__name__}: {error}") from error
 
 
 def function(what: str, name: str) -> Callable[[], Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from netopsy._checks import NetopsyError, near
+from netopsy._identity import digest
 from netopsy._storage import read_json
 from netopsy.commands.inputs import (
     DATA,
@@ -17,9 +18,10 @@ from netopsy.commands.inputs import (
     recorded_factory,
     trained_factory,
 )
+from netopsy.commands.next_labels import next_labels
 from netopsy.commands.probes import PROBES, Cost, OneModel, Options, Probe, Subject
 from netopsy.commands.train_data import trained_on
-from netopsy.network.pretrained_folders import is_pretrained
+from netopsy.network.pretrained_folders import is_causal
 from netopsy.network.trajectory import Trajectory
 
 
@@ -34,25 +36,28 @@ def subject(
 ) -> Subject:
     """Open a run folder, with its own model and data or those named; or a model and two checkpoints.
 
-    Two folders that `save_pretrained` wrote need no model: the fine-tuned one's configuration names it.
+    Two folders that `save_pretrained` wrote need no model: the fine-tuned one's configuration names it. Where that is
+    a causal language model, its labels are moved: see `next_labels`.
 
     Raises:
         NetopsyError: when something is missing, and where it must come from.
     """
     if run is None:
-        own = model is None and is_pretrained(final)
+        own = model is None and final is not None and not final.is_file()
         given = {"model": final if own else model, "init": init, "final": final, "data": data}
         missing = [f"--{name}" for name, value in given.items() if value is None]
         if missing or init is None or final is None or data is None:
             raise NetopsyError(
                 f"inspect: expected RUN, or --model, --init, --final and --data; missing {', '.join(missing)}"
             )
-        folder = out or Path("runs") / "inspected"
+        folder = out or Path("runs") / "inspected" / _name_of(model, init, final)
         if model is None:
             trajectory: Trajectory = OneModel.from_states(*pretrained(init, final))
+            splits = next_labels(read_data(data)) if is_causal(final) else read_data(data)
         else:
             trajectory = OneModel.from_files(function("model", model), initial=init, final=final)
-        return _subject(trajectory, read_data(data), {}, folder=folder, home=folder)
+            splits = read_data(data)
+        return _subject(trajectory, splits, {}, folder=folder, home=folder)
     if final is not None:
         raise NetopsyError("inspect: expected RUN, or --model, --init, --final and --data; got RUN and --final")
     if not run.is_dir():
@@ -78,6 +83,12 @@ def _subject(trajectory: Trajectory, data: Any, manifest: Mapping[str, Any], *, 
     return Subject(
         trajectory=trajectory, data=probed_splits(data), folder=folder, home=home, train=train, no_train=why
     )
+
+
+def _name_of(model: str | None, init: Path, final: Path) -> str:
+    """Of the folder of results: another one for other networks, whose report would else hold them all."""
+    key = digest({"model": model, "init": str(init.resolve()), "final": str(final.resolve())})
+    return f"{final.resolve().stem}-{key[:8]}"
 
 
 def _entry(manifest: Mapping[str, Any], part: str, name: str) -> str | None:

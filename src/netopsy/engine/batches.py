@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from netopsy._checks import NetopsyError, at_least
 from netopsy._random import derive, forked
 from netopsy._typing import Batch, IntArray
+from netopsy.engine.functional import Inputs
 from netopsy.network.task import Task
 
 BATCH_SIZE = 256
@@ -70,6 +71,9 @@ def open_data(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Sou
         return _from_loader(DataLoader(data, batch_size=batch_size or BATCH_SIZE), batch_size, seed)
     if _is_tensors(data):
         return _from_tensors(_plain(data), batch_size or BATCH_SIZE, seed)
+    if isinstance(data, tuple) and any(isinstance(part, Tensor) for part in data):
+        kinds = ", ".join(type(part).__name__ for part in data)
+        raise NetopsyError(f"data: expected a tuple of tensors; got {kinds}; make them tensors (torch.as_tensor)")
     if isinstance(data, Iterator):
         raise NetopsyError(f"data: expected {EXPECTED}; got a generator, which can be read only once; make it a list")
     if isinstance(data, Sequence) and not isinstance(data, str):
@@ -77,7 +81,8 @@ def open_data(data: Any, *, batch_size: int | None = None, seed: int = 0) -> Sou
             raise NetopsyError(f"data: expected {EXPECTED}; got an empty {type(data).__name__}")
         joined = _joined(data)
         if joined is not None:
-            return _from_tensors(joined, batch_size or len(pytree.tree_leaves(data[0])[0]), seed)
+            size = max(len(pytree.tree_leaves(batch)[0]) for batch in data)
+            return _from_tensors(joined, batch_size or size or 1, seed)
     if isinstance(data, Iterable) and not isinstance(data, str | Mapping | Tensor):
         return _in_order(data)
     raise NetopsyError(f"data: expected {EXPECTED}; got {type(data).__name__}")
@@ -195,7 +200,8 @@ def _in_order(data: Iterable[Batch]) -> Source:
             leaf = next((leaf for leaf in _tensors(batch) if leaf.ndim), None)
             if leaf is None:
                 raise NetopsyError(f"data: expected batches that hold tensors; got {type(batch).__name__}")
-            yield np.arange(start, start + len(leaf), dtype=np.int64), batch
+            if len(leaf):
+                yield np.arange(start, start + len(leaf), dtype=np.int64), batch
             start += len(leaf)
         if start == 0:
             raise NetopsyError(f"data: expected {EXPECTED}; got one that yields nothing")
@@ -215,6 +221,35 @@ def _check_repeats(batches: Callable[[], Iterator[tuple[IntArray, Batch]]]) -> s
             "DataLoader with shuffle=False, and leave out random augmentation"
         )
     return prints[0]
+
+
+def read_batch(task: Task, batch: Batch) -> tuple[Tensor, Inputs]:
+    """Labels `(n, positions)` and inputs of a batch, the first that a task is asked for.
+
+    Raises:
+        NetopsyError: when a function of the task fails, or gives something else than is asked of it.
+    """
+    read: dict[str, Any] = {}
+    for name, function in (("targets", task.labels), ("inputs", task.inputs)):
+        try:
+            read[name] = function(batch)
+        except NetopsyError:
+            raise
+        except Exception as error:  # it is the user's
+            keys = f" with the keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
+            raise NetopsyError(
+                f"Task({name}=...): {type(error).__name__}: {error}; it was given a batch of type "
+                f"{type(batch).__name__}{keys}"
+            ) from error
+    inputs = read["inputs"]
+    pair = isinstance(inputs, tuple) and len(inputs) == 2
+    if not (pair and isinstance(inputs[0], tuple | list) and isinstance(inputs[1], Mapping)):
+        got = f"({', '.join(type(part).__name__ for part in inputs)})" if isinstance(inputs, tuple) else ""
+        raise NetopsyError(
+            "Task(inputs=...): expected what the model is called with, (args, kwargs), such as ((x,), {}); got "
+            f"{got or type(inputs).__name__}"
+        )
+    return read["targets"], inputs
 
 
 def check_batch(task: Task, batch: Batch, classes: int, which: str) -> None:

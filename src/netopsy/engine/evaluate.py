@@ -14,7 +14,7 @@ from torch import nn
 
 from netopsy._checks import NetopsyError, one_of
 from netopsy._random import derive, forked
-from netopsy.engine.batches import check_batch, open_data
+from netopsy.engine.batches import check_batch, open_data, read_batch
 from netopsy.engine.edits import Variant
 from netopsy.engine.evaluation import Evaluation, Stop, Stopping
 from netopsy.engine.execution import PROBE, Engine, Execution, check_deterministic
@@ -26,7 +26,7 @@ from netopsy.engine.saved import delete_saved
 from netopsy.engine.stream import BASELINE
 from netopsy.engine.values import Values
 from netopsy.network.addresses import canonical_names, evaluation_mode, named_state, unwrap
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import Task
 
 
@@ -111,7 +111,7 @@ def opened(
     for name in examples:
         one_of("examples", name, [metric_name(metric) for metric in metrics])
     model = unwrap(model)
-    check_precision(model)
+    check_parameters(model)
     with _untouched(model, seed):
         source = open_data(data, batch_size=batch_size, seed=seed)
         if rule.rule != "exact" and not source.drawn:
@@ -121,7 +121,7 @@ def opened(
             )
         first = source.first()
         state = {name: value.detach() for name, value in named_state(model).items()}
-        labels, inputs = task.labels(first), task.inputs(first)
+        labels, inputs = read_batch(task, first)
         logits = check_deterministic(model, state, task, inputs)
         classes = task.scores(logits, labels[:PROBE] if examples_of(inputs) else labels).shape[-1]
         check_batch(task, source.whole or first, classes, "the data" if source.whole else "the first batch")

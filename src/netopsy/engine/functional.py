@@ -17,6 +17,16 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 """What a model is called with: `(args, kwargs)`."""
 
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""Of a module: what it holds them in."""
+
+
 def signature(inputs: Inputs) -> tuple[Any, ...]:
     """What a program is specialized on: everything about the inputs but the values and the number of examples."""
     leaves, spec = pytree.tree_flatten(inputs)
@@ -87,16 +97,23 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     """What a forward pass sets on its modules, and on a configuration they hold, is afterwards as it was.
 
     An LSTM's list of flat weights, or a mask made at the first call, would else keep edited values; a classifier of
-    transformers notes in its configuration which loss the labels call for.
+    transformers notes in its configuration which loss the labels call for, and others hook their layers when first
+    called, to collect what these give.
     """
     owners: dict[int, Any] = {}
+    hooks: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for module in model.modules():
         config = module.__dict__.get("config")
         owners |= {id(owner): owner for owner in (module, config) if hasattr(owner, "__dict__")}
+        hooks += [(module.__dict__[kind], dict(module.__dict__[kind])) for kind in HOOKS if kind in module.__dict__]
     before = [(owner, dict(owner.__dict__)) for owner in owners.values()]
     try:
         yield
     finally:
+        for now, then in hooks:
+            if len(now) != len(then):
+                now.clear()
+                now.update(then)
         for owner, attributes in before:
             for name in owner.__dict__.keys() - attributes.keys():
                 del owner.__dict__[name]

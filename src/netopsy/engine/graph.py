@@ -7,10 +7,13 @@ identity operator while the model is traced.
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
@@ -181,13 +184,26 @@ def _trace(
     places: set[str] = set()
     hooks = _mark_modules(model, marked, places)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _silenced():
             exported = torch.export.export(Functional(), (state, *inputs), dynamic_shapes=shapes, strict=False)
             return exported.run_decompositions({}), list(state), places
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without what torch says while it traces: of a model that it cannot trace it prints the whole graph."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _mark_modules(

@@ -96,7 +96,8 @@ def _positions(metric: Metric, scores: Tensor, labels: Tensor, valid: Tensor, ta
     function = task.loss if isinstance(metric, str) else metric
     flat, targets, mask = scores.reshape(-1, scores.shape[-1]), labels.reshape(-1), valid.reshape(-1)
     every = bool(mask.all())
-    values = function(flat, targets) if every else function(flat[mask], targets[mask])
+    # A function may write into what it is given; indexing with a mask copies, too.
+    values = function(flat.clone(), targets.clone()) if every else function(flat[mask], targets[mask])
     count = len(targets) if every else int(mask.sum())
     if not isinstance(values, Tensor) or values.shape != (count,):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -56,9 +56,10 @@ class BaseState(Mapping[str, Tensor]):
         return len(self.names) + len(self.drawn)
 
 
-def is_pretrained(folder: Path | None) -> bool:
-    """Whether a folder holds the configuration of a transformers model, which says how to build it."""
-    return folder is not None and (folder / "config.json").is_file() and "architectures" in _config(folder)
+def is_causal(folder: Path) -> bool:
+    """Whether a folder holds a language model of which each position tells the next piece, by its architecture."""
+    names = _config(folder).get("architectures")
+    return isinstance(names, list) and any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def build_pretrained(folder: Path) -> nn.Module:
@@ -140,7 +141,8 @@ def _config(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise NetopsyError(
-            f"{path}: expected the config.json that save_pretrained writes; it cannot be read ({error})"
+            f"{path}: expected the config.json that save_pretrained writes; it cannot be read ({error}); for another "
+            "model, name a function that builds it (--model pkg.mod:factory)"
         ) from error
     return content if isinstance(content, dict) else {}
 
@@ -173,7 +175,7 @@ def _completed(state: StateFile, model: nn.Module, folder: Path) -> BaseState:
         what = shorten([other.get(first, f"no {first}") for first in lost]) if names else "nothing of it"
         raise NetopsyError(
             f"{folder}: expected the model that {type(model).__name__} was fine-tuned from, but for its head; it has "
-            f"{what}; pass the base itself, with an embedding as large as the fine-tuned one's"
+            f"{what}; pass the base itself, of the same sizes (an embedding that grew must grow in the base, too)"
         )
     unused = tuple(name for name in state if name not in set(names.values()))
     return BaseState(state, names, {first: own[first].detach().clone() for first in drawn}, unused)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from netopsy._checks import NetopsyError, near, shorten
 from netopsy._typing import State
@@ -150,20 +151,32 @@ def check_state(state: Mapping[str, Tensor], model: nn.Module, label: str) -> No
                 f"{expected}; {name} is {value.dtype} where the model has {model_value.dtype}; convert one of them"
             )
         other = given[first]
-        if value is not outline_of(state, other) and not _same(state[name], state[other]):
+        alike = name == other or value is outline_of(state, other)  # of which nothing has to be read
+        if not alike and not same_values(state[name], state[other]):
             raise NetopsyError(
                 f"{expected}; {other} and {name} are one tied tensor in the model, but two with other values here; "
                 "untie them in the model too, or leave one out of the state"
             )
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)  # NaN, too, is the same as itself
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same; NaN, too, is the same as itself."""
+    return one.data_ptr() == other.data_ptr() or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
-def check_precision(model: nn.Module) -> None:
-    """Refuse half precision: its rounding is as large as the changes that are measured."""
+def check_parameters(model: nn.Module) -> None:
+    """Refuse what cannot be measured: half precision, whose rounding is as large as a change; complex; lazy."""
     for name, value in model.state_dict(keep_vars=True).items():
+        if is_lazy(value):
+            raise NetopsyError(
+                f"model: expected parameters with values; {name} has no shape yet (a lazy module); call the model on "
+                "a batch before it is saved or passed on, and let the factory do so too"
+            )
+        if isinstance(value, Tensor) and value.is_complex():
+            raise NetopsyError(
+                f"model: expected float32 or float64 parameters; {name} is {value.dtype}; hold real and imaginary "
+                "parts as a real tensor (torch.view_as_real), and join them in forward"
+            )
         if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
             raise NetopsyError(
                 f"model: expected float32 or float64 parameters; {name} is {value.dtype} (half precision); "

@@ -17,7 +17,7 @@ from netopsy._typing import Key, State
 from netopsy.network.addresses import canonical_names, named_state, unwrap
 from netopsy.network.checkpoint_folders import find_checkpoints
 from netopsy.network.prefixes import fit_names
-from netopsy.network.states import StateFile, check_precision, check_state
+from netopsy.network.states import StateFile, check_parameters, check_state, same_values
 
 ModelOrFactory = nn.Module | Callable[[], nn.Module]
 
@@ -43,8 +43,9 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not self.states:
             raise NetopsyError("trajectory: expected at least one checkpoint; got none")
-        check_precision(self._template)
         _check_copied(self._template)
+        check_parameters(self._template)
+        self._check_unsaved()
         fitted: dict[Key, State] = {}
         for key, state in self.states.items():
             label = f"checkpoint {key!r}"
@@ -123,15 +124,26 @@ class Trajectory:
     @cached_property
     def _template(self) -> nn.Module:
         """The architecture, whose own values mean nothing; shared, so never changed."""
-        if isinstance(self.source, nn.Module):
-            return unwrap(self.source)
-        with forked(0):
-            model = self.source()
-        if not isinstance(model, nn.Module):
+        return unwrap(self.source) if isinstance(self.source, nn.Module) else _built(self.source, 0)
+
+    def _check_unsaved(self) -> None:
+        """Refuse a factory that draws buffers which no state holds: those of the trained network are lost."""
+        saved = self._template.state_dict(keep_vars=True)
+        state = self.states[self.final]
+        unsaved = {
+            name: value
+            for name, value in self._template.named_buffers()
+            if value.is_floating_point() and name not in saved and name not in state
+        }
+        if not unsaved or isinstance(self.source, nn.Module):
+            return
+        again = dict(_built(self.source, 1).named_buffers())
+        if drawn := [name for name, value in unsaved.items() if not same_values(value, again[name])]:
             raise NetopsyError(
-                f"factory: expected a function that returns a torch module; got {type(model).__name__}"
+                f"factory: expected buffers that the states hold, or that are the same whenever the model is built; "
+                f"{shorten(drawn)}, not saved (persistent=False), was drawn anew; save it, or pass the trained "
+                "module itself in place of the factory"
             )
-        return unwrap(model)
 
     @cached_property
     def _canonical(self) -> dict[str, str]:
@@ -179,6 +191,14 @@ class Trajectory:
                 "trajectory that has it"
             )
         return key
+
+
+def _built(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with forked(seed):
+        model = factory()
+    if not isinstance(model, nn.Module):
+        raise NetopsyError(f"factory: expected a function that returns a torch module; got {type(model).__name__}")
+    return unwrap(model)
 
 
 def _check_copied(model: nn.Module) -> None:

@@ -30,9 +30,21 @@ def read_metrics(metrics: Sequence[Metric], taken: Collection[str]) -> list[str]
 
 
 def read_splits(data: Any) -> dict[str, Any]:
-    """Data by the split's name; a dict of tensors is data, not splits."""
+    """Data by the split's name; a dict of tensors is data, not splits.
+
+    Raises:
+        NetopsyError: for names that are no text, and for a dict of tensors and something else.
+    """
     if not isinstance(data, Mapping) or all(isinstance(value, Tensor) for value in data.values()):
         return {"data": data}
+    if any(isinstance(value, Tensor) for value in data.values()):
+        others = [
+            f"{name!r} is {type(value).__name__}" for name, value in data.items() if not isinstance(value, Tensor)
+        ]
+        raise NetopsyError(
+            f"data: expected a dict of tensors, or splits by name; got tensors, and {shorten(others)}; make these "
+            "tensors (torch.as_tensor) or take them out; what is no tensor can be in a list of batches"
+        )
     strange = [name for name in data if not isinstance(name, str)]
     if strange:
         raise NetopsyError(f"data: expected names of splits as keys; got {shorten(map(repr, strange))}")

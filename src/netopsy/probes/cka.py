@@ -25,7 +25,7 @@ from netopsy.engine.batches import Source, open_data
 from netopsy.engine.gram import LEAST, Features, Grams, block_squares
 from netopsy.engine.reading import reading
 from netopsy.network.addresses import unwrap
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
 from netopsy.network.units import UnitLayer, UnitSpec, find_units
@@ -129,7 +129,7 @@ def _network(name: str, given: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise NetopsyError(f"{name}: expected a torch module or a netopsy.Trajectory; got {type(given).__name__}")
     model = unwrap(model)
-    check_precision(model)
+    check_parameters(model)
     return model
 
 

@@ -20,7 +20,7 @@ from netopsy import __version__
 from netopsy._checks import NetopsyError, at_least, inside, shorten
 from netopsy.engine.batches import Source, check_batch, open_data
 from netopsy.engine.functional import Inputs
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
 from netopsy.probes.complexity_result import ComplexityResult
@@ -104,7 +104,7 @@ def complexity(
     if end_sigma is not None and rows is None:
         raise NetopsyError("end_sigma: expected criticality= beside it, for the distances; got none")
     model, start = trajectory.model(), trajectory.model(trajectory.initial)
-    check_precision(model)
+    check_parameters(model)
     source = open_data(train_data, batch_size=batch_size, seed=seed)
     first = source.first()
     shapes, left_out = _linear(model, task.inputs(first))

@@ -28,7 +28,7 @@ from netopsy.engine.jacobian_local import Local
 from netopsy.engine.jacobian_products import gram, helmert, squares
 from netopsy.engine.jacobians import Pullback, part, pulling
 from netopsy.network.addresses import unwrap
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import LABELS, Task, default_targets
 from netopsy.network.trajectory import Trajectory
 from netopsy.probes.jacobian_norm_result import JacobianNorms
@@ -222,7 +222,7 @@ def opened(
     if not isinstance(network, nn.Module):
         raise NetopsyError(f"model: expected a torch module or a netopsy.Trajectory; got {type(model).__name__}")
     network, task = unwrap(network), task or Task()
-    check_precision(network)
+    check_parameters(network)
     if isinstance(data, Tensor):
         data, task = {"inputs": data}, replace(task, inputs=_alone, targets=default_targets)
     source = open_data(data)

@@ -22,7 +22,7 @@ from netopsy.engine.alignment import best, one_to_one, rho_bar
 from netopsy.engine.batches import open_data
 from netopsy.engine.pairs import pair_moments
 from netopsy.network.addresses import unwrap
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import Task
 from netopsy.network.trajectory import Trajectory
 from netopsy.network.units import UnitLayer, UnitSpec, find_units
@@ -140,7 +140,7 @@ def _network(name: str, given: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise NetopsyError(f"{name}: expected a torch module or a netopsy.Trajectory; got {type(given).__name__}")
     model = unwrap(model)
-    check_precision(model)
+    check_parameters(model)
     return model
 
 

@@ -23,7 +23,7 @@ from netopsy._typing import FloatArray, IntArray
 from netopsy.engine.batches import open_data
 from netopsy.engine.moments import Moments, Reading, sample_entries, unit_moments
 from netopsy.network.addresses import unwrap
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import Task
 from netopsy.network.units import UnitLayer, UnitSpec, find_units
 from netopsy.probes.redundancy_result import MEANS, RedundancyResult
@@ -103,7 +103,7 @@ def redundancy(
             f"model: expected a torch module; got {type(model).__name__}; of a trajectory pass .model(key)"
         )
     model, task = unwrap(model), task or Task()
-    check_precision(model)
+    check_parameters(model)
     source = open_data(data, batch_size=batch_size, seed=seed)
     layers = find_units(model, task.inputs(source.first()), sites, task=task)
     readings = [reading for layer in layers for reading in _readings(layer, convention, most, samplings, seed)]

@@ -19,7 +19,7 @@ from netopsy.engine.evaluation import Evaluation, Stopping
 from netopsy.engine.reducers import MOVED
 from netopsy.engine.sequential import ConfidenceSequence
 from netopsy.network.addresses import unwrap
-from netopsy.network.states import check_precision
+from netopsy.network.states import check_parameters
 from netopsy.network.task import Task
 from netopsy.network.units import UnitLayer, UnitSpec, find_units
 
@@ -122,7 +122,7 @@ def ask(
             f"model: expected a torch module; got {type(model).__name__}; of a trajectory pass .model(key)"
         )
     model, task = unwrap(model), task or Task()
-    check_precision(model)
+    check_parameters(model)
     source = open_data(data, batch_size=options["batch_size"], seed=options["seed"])
     layers = find_units(model, task.inputs(source.first()), sites, task=task)
     return Question(
