@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -696,7 +697,7 @@ def test_inspect_of_others_checkpoints(own: Path, capsys: pytest.CaptureFixture[
     final = [*start, "--final", str(folder / "checkpoint-10" / "model.safetensors")]
     assert main(["inspect", *ROBUST, *named, *final, "--json"]) == 0
     both = robust(capsys)
-    assert both["files"]["result"].startswith("runs/inspected/robustness-")
+    assert re.match(r"runs/inspected/model-[0-9a-f]{8}/robustness-", both["files"]["result"])
     at_start = [row for row in found["rows"] if row["checkpoint"] in (None, 0)]
     assert [row["error"] for row in both["rows"]] == [row["error"] for row in at_start]
 
