@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from netopsy.probes.robustness import robustness
 from netopsy.report.blocks import Chapter, Table
 from netopsy.report.fine_tuning import fine_tuning_section, fine_tuning_sentences
 from netopsy.report.page import render
+from netopsy.report.words import percent
 from tests.test_transformer_sites import LENGTH, WORDS, built
 
 matplotlib.use("Agg")
@@ -287,7 +289,8 @@ def test_what_the_base_lacks_is_said_once(tmp_path: Path) -> None:
 
 def test_the_section_of_the_report() -> None:
     section = fine_tuning_section(of_bert())
-    assert section.verdict[0].startswith("Of 22 parts, ")
+    error = of_bert().provenance["baseline"]["data"]
+    assert section.verdict[0].startswith(f"The fine-tuned network errs on {percent(error)} of 40 examples. ")
     assert "Relative weight change orders parts by that cost with Spearman's rho" in section.verdict[-1]
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert [row[0].text for row in table.rows] == of_bert().frame.site.tolist()
@@ -302,10 +305,23 @@ def test_the_section_of_the_report() -> None:
         made([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4], verdict=["robust", "undecided", "between", "critical"])
     )
     assert drawn[0] == (
-        "Of 4 parts, 1 can each go back to pretrained weights for at most 5 points; certified to cost more: site 2 "
-        "and site 3; 1 undecided."
+        f"The fine-tuned network errs on {percent(error)} of 100 examples. That is no better than guessing: it has "
+        "nothing to lose, and no part can be told from another. Of 4 parts, 1 can each go back to pretrained weights for at most 5 points; certified to cost more: site "
+        "2 and site 3; 1 undecided."
     )
     assert drawn[1] == "The base has no classifier.weight: there, going back is to a fresh draw."
+
+
+def test_a_network_that_guesses_is_said_to() -> None:
+    result = made([1, 2, 3, 4], [0, 0, 0, 0])
+    for error, guesses in ((0.39, False), (0.4, True), (0.9, True)):  # chance 0.5 at n = 100: 0.5 - 2 * 0.05
+        provenance = {**result.provenance, "baseline": {"data": error}, "chance": 0.5}
+        (first, *_) = fine_tuning_sentences(replace(result, provenance=provenance))
+        assert first.startswith(f"The fine-tuned network errs on {percent(error)} of 100 examples. ")
+        assert ("no better than guessing" in first) == guesses
+    (table,) = [block for block in fine_tuning_section(result).blocks if isinstance(block, Table)]
+    assert "99 % for all rows at once" in table.caption
+    assert "Robust: at most 5 points for certain" in table.caption
 
 
 def test_inspect_of_two_folders(

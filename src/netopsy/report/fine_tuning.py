@@ -13,7 +13,7 @@ from netopsy.probes.fine_tuning_result import FineTuningResult
 from netopsy.report.blocks import Column, Entry, Picture, Section, Table, Text
 from netopsy.report.criticality import number
 from netopsy.report.origins import origins
-from netopsy.report.robustness_words import MAIN
+from netopsy.report.robustness_words import MAIN, opening
 from netopsy.report.vector import drawn
 from netopsy.report.words import bound, count, names, percent, signed
 
@@ -43,8 +43,11 @@ def fine_tuning_section(result: FineTuningResult) -> Section:
 
 
 def fine_tuning_sentences(result: FineTuningResult) -> tuple[str, ...]:
-    """Up to three sentences: what can go back, what the largest cost is, what weight change told of it."""
+    """The network's error, what can go back, and what weight change told of that."""
     p, rows = result.provenance, _first(result)
+    split = str(rows.split.iloc[0])
+    error, n, chance = float(p["baseline"][split]), int(rows.n.max()), float(p["chance"])
+    first = opening(error, n, chance=chance, split=split, network="fine-tuned")
     limit, over = bound(p["tolerance"]), _over(rows)
     sites = rows[rows.block.notna() == (over == "blocks")]
     noun = over.removesuffix("s")
@@ -53,11 +56,11 @@ def fine_tuning_sentences(result: FineTuningResult) -> tuple[str, ...]:
     more = f"certified to cost more: {names(not_robust.tolist())}"
     text += f"; {more}" if len(not_robust) else "; none is certified to cost more"
     open_ = int((sites.verdict == "undecided").sum())
-    said = [f"{text}; {open_} undecided." if open_ else f"{text}."]
+    said = [f"{first} {text}{f'; {open_} undecided' if open_ else ''}."]
     if p["drawn"]:
         said.append(f"The base has no {names(p['drawn'])}: there, going back is to a fresh draw.")
     found = result.correlations()
-    found = found[(found.proxy == PROXY) & (found.over == over) & (found.split == rows.split.iloc[0])]
+    found = found[(found.proxy == PROXY) & (found.over == over) & (found.split == split)]
     if len(found) and not math.isnan(rho := float(found.rho.iloc[0])):
         low, high = float(found.low.iloc[0]), float(found.high.iloc[0])
         said.append(
@@ -105,7 +108,14 @@ def _table(result: FineTuningResult) -> Table:
         Column(name="largest change", help="of a weight", numeric=True),
         Column(name="parameters", numeric=True),
     ]  # fmt: skip
-    return Table(columns=tuple(columns), rows=tuple(_row(row, several=several) for row in rows.to_dict("records")))
+    caption = (
+        "Going back costs: change of error in points with the site as it was pretrained and all else fine-tuned. Bars: "
+        f"intervals at {100 * p['confidence']:g} % for all rows at once (of the {p['estimand']}); dashed line: the "
+        f"tolerance. Robust: at most {bound(p['tolerance'])} for certain; between and critical: more for certain; "
+        "undecided: these examples cannot tell."
+    )
+    body = tuple(_row(row, several=several) for row in rows.to_dict("records"))
+    return Table(columns=tuple(columns), rows=body, caption=caption)
 
 
 def _criticality_column(critical: Mapping[str, Any]) -> Column:

@@ -51,21 +51,27 @@ def sentences(result: RobustnessResult, *, split: str | None = None) -> tuple[st
     baseline = frame[frame.operation == "baseline"].iloc[0]
     main = reference(result, chosen)
     single = main[main.index.isin(single_sites(result))]
-    of = count(int(baseline["n"]), "example" if chosen == "data" else f"{chosen} example")
-    opening = f"The trained network errs on {percent(baseline['error'])} of {of}. " if "error" in baseline else ""
-    if is_guessing(result, baseline):
-        opening += "That is no better than guessing: it has nothing to lose, and no part can be told from another. "
+    first = ""
+    if "error" in baseline:
+        error, n, chance = float(baseline["error"]), int(baseline["n"]), float(result.provenance["chance"])
+        first = f"{opening(error, n, chance=chance, split=chosen)} "
     if single.empty:
-        return (f"{opening}Nothing was reset.",)
-    return (f"{opening}{_alone(result, single)}", *_together(result, main, single), *_drawn(result, chosen, single))
+        return (f"{first}Nothing was reset.",)
+    return (f"{first}{_alone(result, single)}", *_together(result, main, single), *_drawn(result, chosen, single))
 
 
-def is_guessing(result: RobustnessResult, baseline: pd.Series) -> bool:
-    """Whether the unedited network is not better than chance, by more than two standard errors of guessing."""
-    chance = float(result.provenance["chance"])
-    if "error" not in baseline:
-        return False
-    return float(baseline["error"]) >= chance - 2 * math.sqrt(chance * (1 - chance) / float(baseline["n"]))
+def opening(error: float, n: int, *, chance: float, split: str, network: str = "trained") -> str:
+    """How often the unedited network errs, and a caution where that says nothing of its parts."""
+    of = count(n, "example" if split == "data" else f"{split} example")
+    said = f"The {network} network errs on {percent(error)} of {of}."
+    if is_guessing(error, n, chance):
+        said += " That is no better than guessing: it has nothing to lose, and no part can be told from another."
+    return said
+
+
+def is_guessing(error: float, n: int, chance: float) -> bool:
+    """Whether an error is not better than chance, by more than two standard errors of guessing."""
+    return error >= chance - 2 * math.sqrt(chance * (1 - chance) / n)
 
 
 def main_split(result: RobustnessResult) -> str:
