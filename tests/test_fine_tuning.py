@@ -37,8 +37,8 @@ from netopsy.probes.distances import checkpoint_distances
 from netopsy.probes.fine_tuning import fine_tuning
 from netopsy.probes.fine_tuning_result import FineTuningResult
 from netopsy.probes.robustness import robustness
-from netopsy.report.blocks import Chapter, Table
-from netopsy.report.fine_tuning import fine_tuning_section, fine_tuning_sentences
+from netopsy.report.blocks import Chapter, Picture, Table
+from netopsy.report.fine_tuning import fine_tuning_section, fine_tuning_sentences, proxies
 from netopsy.report.page import render
 from netopsy.report.words import percent
 from tests.test_transformer_sites import LENGTH, WORDS, built
@@ -306,7 +306,8 @@ def test_the_section_of_the_report() -> None:
     )
     assert drawn[0] == (
         f"The fine-tuned network errs on {percent(error)} of 100 examples. That is no better than guessing: it has "
-        "nothing to lose, and no part can be told from another. Of 4 parts, 1 can each go back to pretrained weights for at most 5 points; certified to cost more: site "
+        "nothing to lose, and no part can be told from another. Of 4 parts, 1 can each go back to pretrained weights "
+        "for at most 5 points; certified to cost more: site "
         "2 and site 3; 1 undecided."
     )
     assert drawn[1] == "The base has no classifier.weight: there, going back is to a fresh draw."
@@ -322,6 +323,36 @@ def test_a_network_that_guesses_is_said_to() -> None:
     (table,) = [block for block in fine_tuning_section(result).blocks if isinstance(block, Table)]
     assert "99 % for all rows at once" in table.caption
     assert "Robust: at most 5 points for certain" in table.caption
+
+
+def test_nothing_moved() -> None:
+    model = built("bert")
+    state = {name: value.detach() for name, value in named_state(model).items()}
+    result = fine_tuning(Trajectory.from_states(model, {0: state, "final": state}), words(), engine="eager")
+    assert set(result.frame.status) == {"no-op"}
+    assert proxies(result) is None
+    (said,) = fine_tuning_sentences(result)
+    assert said.endswith(" Fine-tuning changed none of these parts.")
+    assert not [block for block in fine_tuning_section(result).blocks if isinstance(block, Picture)]
+    assert len(result.correlations()) == 0
+    away = made([math.inf] * 4, [0.1, 0.2, 0.3, 0.4])  # moved, but nowhere that a picture has room for
+    assert proxies(away) is None
+    assert "Fine-tuning changed none" not in fine_tuning_sentences(away)[0]
+
+
+def test_inspect_of_a_folder_and_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "loading.py").write_text("from tests.test_fine_tuning import words")
+    built("bert").save_pretrained("tuned")
+    command = ["inspect", "--init", "tuned", "--final", "tuned", "--data", "loading:words", "--json"]
+    assert main([*command, "--probes", "fine-tuning"]) == 0
+    told = json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]
+    assert told["sentences"][0].endswith("Fine-tuning changed none of these parts.")
+    assert set(told["files"]) == {"result"}
+    assert [path.suffix for path in Path(told["files"]["result"]).iterdir() if path.suffix == ".png"] == []
 
 
 def test_inspect_of_two_folders(

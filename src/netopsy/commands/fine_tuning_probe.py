@@ -57,10 +57,11 @@ def _run_fine_tuning(subject: Subject, options: Options, progress: Progress) -> 
 
     measure = partial(fine_tuning, subject.trajectory, subject.data, **how)
     result = kept(home, FineTuningResult.load, measure, grown=grown)
-    picture = home / "proxies.png"
-    if not picture.is_file():
-        save(proxies(result), picture)
-    files = {"result": home, "proxies": picture}
+    files, picture = {"result": home}, home / "proxies.png"
+    if not picture.is_file() and (ax := proxies(result)) is not None:
+        save(ax, picture)
+    if picture.is_file():
+        files["proxies"] = picture
     return Finding(result=result, sentences=fine_tuning_sentences(result), files=files)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -23,11 +24,7 @@ PROXY = "relative_change"
 
 def fine_tuning_section(result: FineTuningResult) -> Section:
     """What it costs to undo the fine-tuning of each part, from the verdict to how to repeat it."""
-    picture = Picture(
-        svg=drawn(proxies(result)),
-        description="Relative weight change of each part against the measured increase of error",
-        caption="A cheap number would do in the place of the measurement, if the points went up from left to right.",
-    )
+    ax = proxies(result)
     first = result.provenance["splits"][str(_first(result).split.iloc[0])]
     return Section(
         title="What fine-tuning changed",
@@ -35,7 +32,7 @@ def fine_tuning_section(result: FineTuningResult) -> Section:
         verdict=fine_tuning_sentences(result),
         blocks=(
             _table(result),
-            picture,
+            *([] if ax is None else [_picture(ax)]),
             Text(paragraphs=tuple(result.notes()[1:])),
             origins({**first, **result.provenance}, "fine_tuning", OPTIONS, of="trajectory"),
         ),
@@ -51,6 +48,8 @@ def fine_tuning_sentences(result: FineTuningResult) -> tuple[str, ...]:
     limit, over = bound(p["tolerance"]), _over(rows)
     sites = rows[rows.block.notna() == (over == "blocks")]
     noun = over.removesuffix("s")
+    if (rows.status == "no-op").all():
+        return (f"{first} Fine-tuning changed none of these {over}.",)
     robust, not_robust = (sites.site[sites.verdict.isin(kinds)] for kinds in (["robust"], ["between", "critical"]))
     text = f"Of {count(len(sites), noun)}, {len(robust)} can each go back to pretrained weights for at most {limit}"
     more = f"certified to cost more: {names(not_robust.tolist())}"
@@ -70,10 +69,25 @@ def fine_tuning_sentences(result: FineTuningResult) -> tuple[str, ...]:
     return tuple(said)
 
 
-def proxies(result: FineTuningResult) -> Axes:
-    """Relative weight change against the increase of error: of parts, or of blocks where there are only these."""
+def proxies(result: FineTuningResult) -> Axes | None:
+    """Relative weight change against the increase of error: of parts, or of blocks where there are only these.
+
+    None where no site has both: nothing moved, or all that did moved away from 0.
+    """
     rows = _first(result)
-    return result.plot(proxy=PROXY, over=_over(rows), split=str(rows.split.iloc[0]))
+    over = _over(rows)
+    sites = rows[(rows.block.notna() == (over == "blocks")) & (rows.status == "ok")]
+    if not np.isfinite(sites[[PROXY, "delta_error"]].to_numpy("float64")).all(axis=1).any():
+        return None
+    return result.plot(proxy=PROXY, over=over, split=str(rows.split.iloc[0]))
+
+
+def _picture(ax: Axes) -> Picture:
+    return Picture(
+        svg=drawn(ax),
+        description="Relative weight change of each part against the measured increase of error",
+        caption="A cheap number would do in the place of the measurement, if the points went up from left to right.",
+    )
 
 
 def _first(result: FineTuningResult) -> pd.DataFrame:
@@ -84,6 +98,9 @@ def _first(result: FineTuningResult) -> pd.DataFrame:
 
 
 def _over(rows: pd.DataFrame) -> str:
+    """Parts, or whole blocks where no part moved."""
+    if (rows.status == "no-op").all():
+        return "parts" if rows.block.isna().any() else "blocks"
     return "parts" if (rows.block.isna() & (rows.status == "ok")).any() else "blocks"
 
 
@@ -109,8 +126,8 @@ def _table(result: FineTuningResult) -> Table:
         Column(name="parameters", numeric=True),
     ]  # fmt: skip
     caption = (
-        "Going back costs: change of error in points with the site as it was pretrained and all else fine-tuned. Bars: "
-        f"intervals at {100 * p['confidence']:g} % for all rows at once (of the {p['estimand']}); dashed line: the "
+        "Going back costs: change of error in points with the site as it was pretrained and all else fine-tuned. Bars: intervals "
+        f"at {100 * p['confidence']:g} % for all rows at once (of the {p['estimand']}); dashed line: the "
         f"tolerance. Robust: at most {bound(p['tolerance'])} for certain; between and critical: more for certain; "
         "undecided: these examples cannot tell."
     )
