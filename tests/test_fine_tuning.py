@@ -238,29 +238,42 @@ def made(proxy: list[float], delta: list[float], **columns: Any) -> FineTuningRe
 
 
 def test_rank_correlations_by_hand() -> None:
-    same = made([1, 2, 3, 4, math.inf], [0.1, 0.2, 0.3, 0.4, 0.5]).correlations().set_index("proxy")
+    same = made([1, 2, 3, 4, 5], [0.1, 0.2, 0.3, 0.4, 0.5]).correlations().set_index("proxy")
     assert same.loc["relative_change", ["rho", "low", "high"]].tolist() == pytest.approx([1, 1, 1])
     assert math.isnan(same.rho["l2"])  # it is constant
     back = made([1, 2, 3, 4], [0.4, 0.3, 0.2, 0.1]).correlations().set_index("proxy")
     assert back.rho["linf"] == pytest.approx(-1)
+    # what is infinite, or drawn anew, would turn the order around
+    some = made([1, 2, 3, 4, math.inf, math.inf, 9], [0.1, 0.2, 0.3, 0.4, 0, 0, 0])
+    some = replace(some, provenance={**some.provenance, "drawn_sites": ["site 6"]})
+    row = some.correlations().iloc[0]
+    assert row[["proxy", "sites", "not_finite", "drawn"]].tolist() == ["relative_change", 4, 2, 1]
+    assert row[["rho", "low", "high"]].tolist() == pytest.approx([1, 1, 1])
+    said = (
+        "data: relative weight change of 4 parts and change of error: Spearman's ρ = 1.00 [1.00, 1.00]; left out: 2 "
+        "without a finite value, 1 drawn anew."
+    )
+    assert said in some.notes()
+    title = some.plot().get_legend().get_title().get_text()
+    assert title.splitlines()[1:] == ["[1.00, 1.00], 4 sites", "without 1 drawn anew", "2 without a finite value"]
     assert len(made([1, 2, 3], [0.1, 0.2, 0.3]).correlations()) == 0  # too few
     ignored = made([1, 2, 3, 4, 9], [0.1, 0.2, 0.3, 0.4, 0], status=["ok"] * 4 + ["no-op"])
     assert ignored.correlations().set_index("proxy").rho["linf"] == pytest.approx(1)
     text = str(made([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]))
-    assert "Spearman's rho 1.00 [1.00, 1.00]" in text
+    assert "Spearman's ρ = 1.00 [1.00, 1.00]." in text
     assert "The base has no classifier.weight: drawn from the initial distribution." in text
 
 
 def test_the_picture_shows_what_was_measured() -> None:
-    result = made([1, 2, 3, math.inf], [0.1, 0.2, 0.3, 0.4])
+    result = made([1, 2, 3, 4, math.inf], [0.1, 0.2, 0.3, 0.4, 0.5])
     ax = result.plot()
     (points,) = [line for line in ax.lines if line.get_marker() == "o"]
-    np.testing.assert_array_equal(points.get_xydata(), [[1, 0.1], [2, 0.2], [3, 0.3]])
+    np.testing.assert_array_equal(points.get_xydata(), [[1, 0.1], [2, 0.2], [3, 0.3], [4, 0.4]])
     title = ax.get_legend().get_title().get_text()
     assert "Spearman's ρ = 1.00" in title
     assert "1 without a finite value" in title
     assert ax.get_xlabel() == "relative weight change"
-    assert [text.get_text() for text in ax.texts] == ["site 0", "site 1", "site 2"]
+    assert [text.get_text() for text in ax.texts] == ["site 0", "site 1", "site 2", "site 3"]
     blocks = of_bert().plot(proxy="block_influence", over="blocks")
     assert blocks.get_xlabel() == "block influence"
     wide = made([1e-6, 1, 2, 3], [0.1, 0.2, 0.3, 0.4]).plot(proxy="linf")
@@ -284,6 +297,7 @@ def test_what_the_base_lacks_is_said_once(tmp_path: Path) -> None:
     trajectory = Trajectory.from_states(*pretrained_states(tmp_path / "base", tmp_path / "final"))
     result = fine_tuning(trajectory, words(), sites=["bert.encoder.layer.*", "classifier"], engine="eager")
     assert result.provenance["drawn"] == ["classifier.weight", "classifier.bias"]
+    assert result.drawn_sites == ("classifier",)
     assert str(result).count("The base has no classifier.weight, classifier.bias: drawn") == 1
 
 
@@ -291,7 +305,7 @@ def test_the_section_of_the_report() -> None:
     section = fine_tuning_section(of_bert())
     error = of_bert().provenance["baseline"]["data"]
     assert section.verdict[0].startswith(f"The fine-tuned network errs on {percent(error)} of 40 examples. ")
-    assert "Relative weight change orders parts by that cost with Spearman's rho" in section.verdict[-1]
+    assert "Relative weight change orders 21 parts by that cost with Spearman's ρ = " in section.verdict[-1]
     (table,) = [block for block in section.blocks if isinstance(block, Table)]
     assert [row[0].text for row in table.rows] == of_bert().frame.site.tolist()
     places = {column.name: place for place, column in enumerate(table.columns)}

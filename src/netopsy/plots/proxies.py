@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,15 +13,8 @@ from netopsy._checks import NetopsyError
 from netopsy.plots.depth import KINDS, kind_of
 from netopsy.plots.frames import INTERVAL, METRICS, floats, need
 from netopsy.plots.style import FAINT, INK, LABEL, SMALLEST, TICK, finish_lines, new_axes, plain
+from netopsy.probes.fine_tuning_result import PROXIES
 
-NAMES = {
-    "relative_change": "relative weight change",
-    "l2": "change of weights, root mean square",
-    "linf": "largest change of a weight",
-    "block_influence": "block influence",
-    "angular_distance": "angular distance",
-    "criticality": "criticality",
-}
 NAMED = 12
 """Sites up to which each is named beside its point."""
 
@@ -29,14 +24,16 @@ def proxy_points(
     proxy: str,
     *,
     rho: tuple[float, float, float] | None = None,
+    drawn: Collection[str] = (),
     tolerance: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the increase of error of each site against a proxy, with its interval and verdict.
 
-    `frame` is `netopsy.fine_tuning(...).to_frame()`, of one split; `rho` a rank correlation with its interval. Values
-    that span more than a factor of 100 and are all positive stand on a logarithmic axis; a site whose value is not
-    finite is left out, and counted in the legend.
+    `frame` is `netopsy.fine_tuning(...).to_frame()`, of one split; `rho` a rank correlation with its interval,
+    and `drawn` the sites that it leaves out because they were drawn anew. Values that span more than a factor of 100
+    and are all positive stand on a logarithmic axis; a site whose value is not finite is left out. The legend counts
+    both.
 
     Raises `NetopsyError` for a frame that is empty or lacks columns, or has no finite value of the proxy.
     """
@@ -63,10 +60,13 @@ def proxy_points(
         for place in np.flatnonzero(known):
             point, name = (x[place], delta[place]), plain(str(frame["site"].iloc[place]))
             ax.annotate(name, point, xytext=(4, 3), textcoords="offset points", size=SMALLEST, parse_math=False)
-    lines = [] if rho is None or not np.isfinite(rho[0]) else [f"Spearman's ρ = {rho[0]:.2f}"]
-    lines += [f"[{rho[1]:.2f}, {rho[2]:.2f}], {int(known.sum())} sites"] if lines and rho is not None else []
+    anew = known & frame["site"].isin(list(drawn)).to_numpy()
+    lines = []
+    if rho is not None and np.isfinite(rho[0]):
+        lines += [f"Spearman's ρ = {rho[0]:.2f}", f"[{rho[1]:.2f}, {rho[2]:.2f}], {int((known & ~anew).sum())} sites"]
+        lines += [f"without {int(anew.sum())} drawn anew"] if anew.any() else []
     lines += [f"{int((~known).sum())} without a finite value"] if not known.all() else []
     finish_lines(ax, PercentFormatter(xmax=1, symbol=""), METRICS["delta_error"].named("data"), "\n".join(lines))
-    ax.set_xlabel(NAMES.get(proxy, plain(proxy)), size=LABEL)
+    ax.set_xlabel(PROXIES.get(proxy, plain(proxy)), size=LABEL)
     ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
     return ax

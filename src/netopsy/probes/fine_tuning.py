@@ -125,13 +125,15 @@ def fine_tuning(
     frame = frame.merge(pd.concat(turned).astype(none.dtypes) if turned else none, how="left", on=columns[:2])
     frame = frame.astype(dict.fromkeys(["site", "split", "block"], "string"))
     state = trajectory.state(base)
+    drawn = list(state.drawn) if isinstance(state, BaseState) else []
     provenance = {
         **result.provenance,
         "probe": "fine_tuning",
         "sites": described(sites),
         "base": base,
         "baseline": {str(split): float(error) for split, error in baseline.items()},
-        "drawn": list(state.drawn) if isinstance(state, BaseState) else [],
+        "drawn": drawn,
+        "drawn_sites": [site.name for site in found if any(address.name in drawn for address in site.addresses)],
         "criticality": None,
         "seconds": time.perf_counter() - started,
     }

@@ -21,8 +21,15 @@ from netopsy.probes.robustness_result import MARKS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PROXIES = ("relative_change", "l2", "linf", "block_influence", "angular_distance", "criticality")
-"""Numbers that need no site to be put back (criticality puts it at many other places)."""
+PROXIES = {
+    "relative_change": "relative weight change",
+    "l2": "change of weights, root mean square",
+    "linf": "largest change of a weight",
+    "block_influence": "block influence",
+    "angular_distance": "angular distance",
+    "criticality": "criticality",
+}
+"""Numbers that need no site to be put back (criticality puts it at many other places), and how they are called."""
 
 FEWEST = 4
 """Sites below which a rank correlation is not given."""
@@ -76,7 +83,9 @@ class FineTuningResult:
     def correlations(self, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
         """How well each proxy orders the sites by what it costs to put them back.
 
-        Parts and whole blocks are two questions: a block holds its parts. No-ops are left out.
+        Parts and whole blocks are two questions: a block holds its parts. No-ops are left out, and so are sites whose
+        proxy or cost is not finite (what started at 0 has moved infinitely far, and all would tie at the top), and
+        sites that the base lacks: how far away a fresh draw is says nothing of fine-tuning.
 
         Args:
             resamples: of the bootstrap, which draws sites.
@@ -85,8 +94,9 @@ class FineTuningResult:
 
         Returns:
             A row for each proxy, split, and kind of site with at least four of them: `proxy, over` (`parts` or
-            `blocks`), `split, sites, rho` (Spearman's rank correlation with `delta_error`), `low, high`; null where
-            one of both is constant. Of six blocks even rho = 0.8 may be chance: read the interval.
+            `blocks`), `split, sites`, the number that counts; `not_finite, drawn`, of those left out; `rho`
+            (Spearman's rank correlation with `delta_error`), `low, high`; null where one of both is constant. Of six
+            blocks even rho = 0.8 may be chance: read the interval.
         """
         at_least("resamples", resamples, 1)
         inside("confidence", confidence, 0, 1, open_low=True, open_high=True)
@@ -95,14 +105,20 @@ class FineTuningResult:
             for over in ("parts", "blocks"):
                 sites = self._sites(str(split), over)
                 for proxy in [name for name in PROXIES if name in sites]:
-                    known = sites[[proxy, "delta_error"]].astype("float64").dropna()
-                    if len(known) >= FEWEST:
-                        rho = _spearman(
-                            known[proxy].to_numpy(), known.delta_error.to_numpy(), resamples, confidence, seed
-                        )
-                        numbers = dict(zip(("rho", "low", "high"), rho, strict=True))
-                        rows.append({"proxy": proxy, "over": over, "split": split, "sites": len(known), **numbers})
-        return pd.DataFrame(rows, columns=["proxy", "over", "split", "sites", "rho", "low", "high"])
+                    x, y = sites[[proxy, "delta_error"]].to_numpy("float64").T
+                    drawn, finite = sites.site.isin(self.drawn_sites).to_numpy(), np.isfinite(x) & np.isfinite(y)
+                    known = finite & ~drawn
+                    if known.sum() >= FEWEST:
+                        numbers = [known.sum(), (~finite & ~drawn).sum(), drawn.sum()]
+                        rho = _spearman(x[known], y[known], resamples, confidence, seed)
+                        rows.append((proxy, over, split, *map(int, numbers), *rho))
+        columns = ["proxy", "over", "split", "sites", "not_finite", "drawn", "rho", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def drawn_sites(self) -> tuple[str, ...]:
+        """Sites of which the base lacks something: going back is to a fresh draw there."""
+        return tuple(self.provenance.get("drawn_sites", ()))
 
     def plot(
         self, ax: Axes | None = None, *, proxy: str = "relative_change", over: str = "parts", split: str | None = None
@@ -133,7 +149,8 @@ class FineTuningResult:
         from netopsy.plots.proxies import proxy_points
 
         known = (float(rho[0, 0]), float(rho[0, 1]), float(rho[0, 2])) if len(rho) else None
-        return proxy_points(sites, proxy, rho=known, tolerance=self.provenance["tolerance"], ax=ax)
+        tolerance = self.provenance["tolerance"]
+        return proxy_points(sites, proxy, rho=known, drawn=self.drawn_sites, tolerance=tolerance, ax=ax)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `results.parquet`, `angles.parquet`, `manifest.json`.
@@ -175,9 +192,12 @@ class FineTuningResult:
             notes.append(f"The base has no {shorten(p['drawn'])}: drawn from the initial distribution.")
         for row in self.correlations().to_dict("records"):
             if not math.isnan(row["rho"]):
+                out = [f"{row['not_finite']} without a finite value"] if row["not_finite"] else []
+                out += [f"{row['drawn']} drawn anew"] if row["drawn"] else []
                 notes.append(
-                    f"{row['split']}: {row['proxy']} of {row['sites']} {row['over']} and change of error: Spearman's "
-                    f"rho {row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+                    f"{row['split']}: {PROXIES[row['proxy']]} of {row['sites']} {row['over']} and change of error: "
+                    f"Spearman's ρ = {row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+                    f"{f'; left out: {shorten(out)}' if out else ''}."
                 )
         for split, how in p["splits"].items():
             notes += [f"{split}: run by the eager engine: {reason}" for reason in how["engine_reasons"]]

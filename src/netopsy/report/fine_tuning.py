@@ -61,9 +61,9 @@ def fine_tuning_sentences(result: FineTuningResult) -> tuple[str, ...]:
     found = result.correlations()
     found = found[(found.proxy == PROXY) & (found.over == over) & (found.split == split)]
     if len(found) and not math.isnan(rho := float(found.rho.iloc[0])):
-        low, high = float(found.low.iloc[0]), float(found.high.iloc[0])
+        low, high, n = float(found.low.iloc[0]), float(found.high.iloc[0]), int(found.sites.iloc[0])
         said.append(
-            f"Relative weight change orders {over} by that cost with Spearman's rho = {rho:.2f} "
+            f"Relative weight change orders {count(n, noun)} by that cost with Spearman's ρ = {rho:.2f} "
             f"[{low:.2f}, {high:.2f}]."
         )
     return tuple(said)
@@ -126,10 +126,10 @@ def _table(result: FineTuningResult) -> Table:
         Column(name="parameters", numeric=True),
     ]  # fmt: skip
     caption = (
-        "Going back costs: change of error in points with the site as it was pretrained and all else fine-tuned. Bars: intervals "
-        f"at {100 * p['confidence']:g} % for all rows at once (of the {p['estimand']}); dashed line: the "
-        f"tolerance. Robust: at most {bound(p['tolerance'])} for certain; between and critical: more for certain; "
-        "undecided: these examples cannot tell."
+        "Going back costs: change of error in points with the site as it was pretrained and all else fine-tuned. "
+        f"Bars: intervals at {100 * p['confidence']:g} % for all rows at once (of the {p['estimand']}); dashed line: "
+        f"the tolerance. Robust: at most {bound(p['tolerance'])} for certain; between and critical: more for certain"
+        "; undecided: these examples cannot tell."
     )
     body = tuple(_row(row, several=several) for row in rows.to_dict("records"))
     return Table(columns=tuple(columns), rows=body, caption=caption)
