@@ -435,6 +435,17 @@ def test_the_probe_applies_to_transformers_with_a_start() -> None:
     assert of(Trajectory.from_states(plain, {0: plain.state_dict()})) == "the network has no transformer blocks"
 
 
+def test_data_that_the_model_does_not_take() -> None:
+    trajectory, good = tuned("bert"), words()
+    ids = good["input_ids"]
+    others = {"ids": ids, "labels": good["labels"]}
+    for wrong in (others, {**good, "input_ids": ids + 99}, {**good, "input_ids": ids.float()}):
+        with pytest.raises(NetopsyError, match="BertForSequenceClassification cannot be run on the first batch"):
+            fine_tuning(trajectory, {"good": good, "wrong": wrong})
+    with pytest.raises(NetopsyError, match="labels"):
+        fine_tuning(trajectory, {**good, "labels": good["labels"] + 9})
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_refusals() -> None:
     trajectory, data = tuned("bert"), words()

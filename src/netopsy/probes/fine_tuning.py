@@ -17,7 +17,7 @@ from torch import nn
 
 from netopsy._checks import NetopsyError, inside
 from netopsy._typing import Key
-from netopsy.engine.evaluate import evaluate
+from netopsy.engine.evaluate import evaluate, opened
 from netopsy.engine.evaluation import Estimand, Stop, Stopping
 from netopsy.engine.execution import Engine
 from netopsy.network.pretrained_folders import BaseState
@@ -92,8 +92,11 @@ def fine_tuning(
     model, base = trajectory.model(), trajectory.initial
     found = asked_sites(model, sites)
     blocks = _whole_blocks(model, found)
+    splits = read_splits(data)
+    for part in splits.values():
+        _check(model, part, task=task, rule=rule, seed=seed, batch_size=batch_size)
     influences = {}
-    for split, part in read_splits(data).items():
+    for split, part in splits.items():
         if blocks:  # first, for it refuses what it cannot read
             influences[split] = block_influence(model, part, task=task, batch_size=batch_size)
     result = robustness(
@@ -156,6 +159,25 @@ def asked_sites(model: nn.Module, sites: SiteSpec) -> list[Site]:
     if sites == "transformer":
         found += [group(model, block.label, block.name) for block in find_blocks(model)]
     return found
+
+
+def _check(
+    model: nn.Module, data: Any, *, task: Task | None, rule: Stopping, seed: int, batch_size: int | None
+) -> None:
+    """Refuse what `netopsy.evaluate` refuses of data before its first batch: block influence takes what comes."""
+    with opened(
+        model,
+        data,
+        (),
+        task=task,
+        metrics=("error",),
+        stop=rule,
+        examples=(),
+        seed=seed,
+        engine="eager",
+        batch_size=batch_size,
+    ):
+        pass
 
 
 def _whole_blocks(model: nn.Module, sites: Sequence[Site]) -> dict[str, str]:
