@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
+from netopsy._random import forked
 from netopsy.network.transformer_sites import transformer_blocks
 from netopsy.probes.block_influence import BlockInfluence, block_influence
 from tests.oracles.block_influence import angular_distance, influence
@@ -162,6 +163,55 @@ def test_a_state_of_zeros_has_no_direction() -> None:
     result = block_influence(turns(1.0), (x, y), blocks=["0"]).frame
     assert math.isnan(result.block_influence[0])
     assert result.angular_distance[0] == pytest.approx(1 / math.pi, abs=1e-12)  # of the last position
+
+
+class Pooling(nn.Module):
+    """A block of a transformer; asked for, of its hidden states only the mean is left, or they become images."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.attention = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("query", "key", "value", "out")})
+        self.mlp = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (self.attention[name](x) for name in ("query", "key", "value"))
+        x = x + self.attention["out"](nn.functional.scaled_dot_product_attention(query, key, value))
+        x = x + self.mlp(x)
+        return x.mean(1, keepdim=True) if self.kind == "pool" else x[..., None] if self.kind == "image" else x
+
+
+class Pooled(nn.Module):
+    def __init__(self, *kinds: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Pooling(kind) for kind in kinds)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.flatten(1)[:, :4])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_found_blocks_that_change_the_shape_have_no_influence(masked: bool) -> None:
+    source = torch.Generator().manual_seed(0)
+    x, y = torch.randn(7, 3, 4, generator=source), torch.zeros(7, dtype=torch.long)
+    data = {"x": x, **({"attention_mask": torch.ones(7, 3)} if masked else {}), "labels": y}
+    with forked(0):
+        model, plain = Pooled("", "", "pool", ""), Pooled("", "", "", "")
+    plain.load_state_dict(model.state_dict())
+    result, other = block_influence(model, data, batch_size=3), block_influence(plain, data)
+    for name in ("block_influence", "angular_distance"):
+        np.testing.assert_allclose(result.frame[name][:2], other.frame[name][:2], rtol=1e-6)
+        assert result.frame[name].isna().tolist() == [False, False, True, masked]  # which positions count behind it?
+    assert result.provenance["reshaping"] == ["block 2", "block 3"][: 1 + masked]
+    spans = set(zip(result.angles.block, result.angles.blocks, strict=True))
+    assert spans == {*((f"block {i}", 1) for i in range(4)), ("block 0", 2)}
+    image = block_influence(Pooled("", "image"), data).frame
+    assert image.block_influence.isna().tolist() == [False, True]
+    with pytest.raises(NetopsyError, match=r"'blocks.2': takes .*\(7, 3, 4\) and gives \(7, 1, 4\)"):
+        block_influence(model, data, blocks=["blocks.2"])
 
 
 def test_save_and_load(tmp_path: Path) -> None:

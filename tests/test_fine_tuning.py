@@ -41,6 +41,7 @@ from netopsy.report.blocks import Chapter, Picture, Table
 from netopsy.report.fine_tuning import fine_tuning_section, fine_tuning_sentences, proxies
 from netopsy.report.page import render
 from netopsy.report.words import percent
+from tests.test_block_influence import Pooled
 from tests.test_transformer_sites import LENGTH, WORDS, built
 
 matplotlib.use("Agg")
@@ -189,6 +190,20 @@ def test_any_network_may_be_fine_tuned() -> None:
     assert "influence" not in str(result)
     with pytest.raises(NetopsyError, match=r"FCN .* has none"):
         fine_tuning(trajectory, (x, y))
+
+
+def test_a_block_that_changes_the_shape_has_no_influence() -> None:
+    with forked(0):
+        model, x, y = Pooled("", "pool"), torch.randn(12, 3, 4), torch.arange(12) % 2
+        base = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        end = {name: value + 0.1 * torch.randn_like(value) for name, value in base.items()}
+    result = fine_tuning(Trajectory.from_states(model, {0: base, "final": end}), (x, y), engine="eager")
+    for name in ("block_influence", "angular_distance"):
+        assert result.frame.set_index("block")[name][["block 0", "block 1"]].isna().tolist() == [False, True]
+    assert result.frame.delta_error.notna().all()
+    assert "No block influence for block 1: hidden states do not keep their shape there." in result.notes()
+    assert "block 1" in str(result)
+    fine_tuning_section(result)
 
 
 def test_criticality_is_that_of_the_way_from_the_base() -> None:

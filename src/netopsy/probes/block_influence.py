@@ -54,7 +54,7 @@ class BlockInfluence:
 
         Columns: `block`; `module`, its name; `block_influence`, 0 (nothing is turned) to 2 (turned around), the mean
         over `positions`; `angular_distance` of the last position, 0 to 1, the mean over `examples`; both null where a
-        hidden state is all zeros or not finite.
+        hidden state is all zeros or not finite, and for blocks that change the hidden states' shape.
         """
         return self.frame.copy()
 
@@ -101,9 +101,10 @@ def block_influence(
     Args:
         model: any module; it is run in eval mode, and left as it was.
         data: examples in any form that `netopsy.evaluate` takes.
-        blocks: names of modules, in the order in which they run, or a mapping from your own names to those; by
-            default a transformer's blocks, as `sites="transformer"` finds them. Each must give hidden states
-            `(n, positions, features)` or `(n, features)` of the shape that it takes: the first floating tensors.
+        blocks: names of modules, in the order in which they run, or a mapping from your own names to those. Each must
+            give hidden states `(n, positions, features)` or `(n, features)` of the shape that it takes: the first
+            floating tensors. By default a transformer's blocks, as `sites="transformer"` finds them; those of
+            these that do not keep the shape have no influence, and `provenance["reshaping"]` names them.
         task: how batches are read. Positions where an input `attention_mask` (`decoder_attention_mask` of a decoder)
             is 0 are padding and count nowhere; the last position is the last that is none.
         batch_size: examples a batch.
@@ -113,8 +114,8 @@ def block_influence(
         A result with a row a block. A block that runs several times in a pass counts at each of them.
 
     Raises:
-        NetopsyError: the model has no known blocks, a block does not run, or gives another shape than it takes; a
-            mask of another shape than the hidden states.
+        NetopsyError: the model has no known blocks, a block does not run, or one that was named gives another shape
+            than it takes; a mask of another shape than the hidden states.
     """
     started = time.perf_counter()
     if not isinstance(model, nn.Module):
@@ -129,7 +130,7 @@ def block_influence(
         for kind in ("input", "output")
     ]
     source = open_data(data, batch_size=batch_size)
-    turned = _Turned(list(modules), stacks)
+    turned = _Turned(list(modules), stacks, found=blocks is None)
     done = 0
     with reading(model, layers, turned.take) as run:
         for _, batch in source.batches():
@@ -160,6 +161,7 @@ def block_influence(
         "data": source.fingerprint,
         "examples": done,
         "blocks": dict(modules),
+        "reshaping": turned.reshaping,
         "seconds": time.perf_counter() - started,
     }
     return BlockInfluence(frame, angles, provenance)
@@ -181,8 +183,9 @@ def _named(
 class _Turned:
     """Sums over batches of how far hidden states turn; of a batch only the last positions are kept."""
 
-    def __init__(self, labels: Sequence[str], stacks: Mapping[str, str]) -> None:
-        self._labels, self._stacks = labels, stacks
+    def __init__(self, labels: Sequence[str], stacks: Mapping[str, str], *, found: bool) -> None:
+        self._labels, self._stacks, self._found = labels, stacks, found
+        self._lost: set[int] = set()
         self._chords = [torch.zeros((), dtype=torch.float64) for _ in labels]
         self._positions = [0 for _ in labels]
         self._angles: dict[tuple[int, int], tuple[float, int]] = {}
@@ -201,26 +204,48 @@ class _Turned:
         if value.ndim == 2:
             value = value[:, None]
         if value.ndim != 3 or len(value) != examples(self._inputs):
-            raise NetopsyError(
+            self._lose(
+                block,
                 f"block {label!r}: expected hidden states (n, positions, features) with n = "
-                f"{examples(self._inputs)}; got {tuple(value.shape)}; name other modules by blocks="
+                f"{examples(self._inputs)}; got {tuple(value.shape)}; name other modules by blocks=",
             )
+            return
         unit = value.double()
         unit = unit / unit.norm(dim=-1, keepdim=True)  # NaN of zeros, which have no direction
         if not leaves:
             self._entered[block] = unit
             return
-        before = self._entered.pop(block)
+        before = self._entered.pop(block, None)
+        if before is None:  # it was lost
+            return
         if before.shape != unit.shape:
-            raise NetopsyError(
+            self._lose(
+                block,
                 f"block {label!r}: takes hidden states of shape {tuple(before.shape)} and gives "
-                f"{tuple(unit.shape)}; only a block that keeps the shape has an influence; leave it out of blocks="
+                f"{tuple(unit.shape)}; only a block that keeps the shape has an influence; leave it out of blocks=",
             )
+            return
+        if self._is_behind(block, unit.shape[:2]):
+            self._lost.add(block)
+            return
         counted, rows, last = self._mask(self._stacks[label], unit.shape[:2], unit.device)
         # 1 - cos of unit vectors is half their squared chord, without the cancellation
         self._chords[block] += (before - unit).square().sum(-1)[counted].sum().cpu() / 2
         self._positions[block] += int(counted.sum())
         self._ends[block].append((before[rows, last], unit[rows, last]))
+
+    def _lose(self, block: int, why: str) -> None:
+        """A block without an influence: refused where it was named."""
+        if not self._found:
+            raise NetopsyError(why)
+        self._lost.add(block)
+
+    def _is_behind(self, block: int, shape: torch.Size) -> bool:
+        """Whether the mask speaks of other positions, for a block before this one changed them."""
+        stack = self._stacks[self._labels[block]]
+        mask = self._inputs[1].get(MASKS.get(stack, "attention_mask"))
+        before = any(other < block and self._stacks[self._labels[other]] == stack for other in self._lost)
+        return before and mask is not None and mask.shape != shape
 
     def end(self) -> None:
         """After a batch."""
@@ -237,14 +262,21 @@ class _Turned:
 
     def influence(self) -> tuple[list[float], list[int]]:
         """Of each block, and of how many positions it is the mean."""
-        sums = zip(self._chords, self._positions, strict=True)
-        return [float(total) / count if count else math.nan for total, count in sums], self._positions
+        counts = [0 if block in self._lost else n for block, n in enumerate(self._positions)]
+        sums = zip(self._chords, counts, strict=True)
+        return [float(total) / count if count else math.nan for total, count in sums], counts
+
+    @property
+    def reshaping(self) -> list[str]:
+        """Blocks where hidden states do not keep their shape, in every batch or in some."""
+        return [self._labels[block] for block in sorted(self._lost)]
 
     def angles(self) -> pd.DataFrame:
-        """The mean angular distance of each run of blocks."""
+        """The mean angular distance of each run of blocks; none over a block that reshapes."""
         rows = [
-            (self._labels[first], last - first + 1, total / count if count else math.nan)
+            (self._labels[first], last - first + 1, total / count if count and first not in self._lost else math.nan)
             for (first, last), (total, count) in self._angles.items()
+            if first == last or self._lost.isdisjoint(range(first, last + 1))
         ]
         names, numbers, means = zip(*rows, strict=True)
         return pd.DataFrame({"block": pd.Series(names, dtype="string"), "blocks": numbers, "angular_distance": means})

@@ -128,6 +128,7 @@ def fine_tuning(
     frame = frame.merge(pd.concat(turned).astype(none.dtypes) if turned else none, how="left", on=columns[:2])
     frame = frame.astype(dict.fromkeys(["site", "split", "block"], "string"))
     state = trajectory.state(base)
+    lost = {name for part in influences.values() for name in part.provenance["reshaping"]}
     drawn = list(state.drawn) if isinstance(state, BaseState) else []
     provenance = {
         **result.provenance,
@@ -137,6 +138,7 @@ def fine_tuning(
         "baseline": {str(split): float(error) for split, error in baseline.items()},
         "drawn": drawn,
         "drawn_sites": [site.name for site in found if any(address.name in drawn for address in site.addresses)],
+        "reshaping": [name for name in dict.fromkeys(blocks.values()) if name in lost],
         "criticality": None,
         "seconds": time.perf_counter() - started,
     }

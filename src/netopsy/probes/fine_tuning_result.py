@@ -190,6 +190,8 @@ class FineTuningResult:
         ]
         if p["drawn"]:
             notes.append(f"The base has no {shorten(p['drawn'])}: drawn from the initial distribution.")
+        if lost := p.get("reshaping"):
+            notes.append(f"No block influence for {shorten(lost)}: hidden states do not keep their shape there.")
         for row in self.correlations().to_dict("records"):
             if not math.isnan(row["rho"]):
                 out = [f"{row['not_finite']} without a finite value"] if row["not_finite"] else []
