@@ -217,7 +217,14 @@ def test_criticality_is_that_of_the_way_from_the_base() -> None:
     np.testing.assert_array_equal(result.frame.criticality, alone.mu)
     assert result.frame.criticality_status.tolist() == alone.status.tolist()
     assert result.provenance["criticality"]["epsilon"] == [pytest.approx(epsilon)]
-    assert "criticality" in str(result)
+    assert f"criticality: mu with an error of at most {epsilon:.4g} (epsilon) on the train data." in result.notes()
+    other = criticality(trajectory, data, sites=sites, epsilon=0.8, engine="eager", noise_samples=2)
+    again = result.with_criticality(other)
+    assert "criticality: mu with an error of at most 0.8 (epsilon) on the train data." in again.notes()
+    without = result.provenance["seconds"] - result.provenance["criticality"]["seconds"]
+    for _ in range(2):
+        again = again.with_criticality(other)
+        assert again.provenance["seconds"] == pytest.approx(without + other.provenance["seconds"])
 
 
 def test_rank_correlations_are_scipys_and_their_interval_covers_them() -> None:

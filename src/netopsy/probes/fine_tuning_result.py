@@ -76,7 +76,8 @@ class FineTuningResult:
             "criticality": by_site.mu.to_numpy("float64"),
             "criticality_status": by_site.status.astype("string").to_numpy(),
         }
-        seconds = self.provenance["seconds"] + found.provenance["seconds"]
+        before = self.provenance["criticality"] or {"seconds": 0.0}  # which this one takes the place of
+        seconds = self.provenance["seconds"] - before["seconds"] + found.provenance["seconds"]
         provenance = {**self.provenance, "criticality": dict(found.provenance), "seconds": seconds}
         return replace(self, frame=self.frame.assign(**columns), provenance=provenance)
 
@@ -190,6 +191,9 @@ class FineTuningResult:
         ]
         if p["drawn"]:
             notes.append(f"The base has no {shorten(p['drawn'])}: drawn from the initial distribution.")
+        if p["criticality"]:
+            (epsilon,) = p["criticality"]["epsilon"]
+            notes.append(f"criticality: mu with an error of at most {epsilon:.4g} (epsilon) on the train data.")
         if lost := p.get("reshaping"):
             notes.append(f"No block influence for {shorten(lost)}: hidden states do not keep their shape there.")
         for row in self.correlations().to_dict("records"):
