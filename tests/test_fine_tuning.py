@@ -37,7 +37,7 @@ from netopsy.probes.distances import checkpoint_distances
 from netopsy.probes.fine_tuning import fine_tuning
 from netopsy.probes.fine_tuning_result import FineTuningResult
 from netopsy.probes.robustness import robustness
-from netopsy.report.blocks import Chapter, Picture, Table
+from netopsy.report.blocks import Chapter, Picture, Section, Table
 from netopsy.report.fine_tuning import fine_tuning_section, fine_tuning_sentences, proxies
 from netopsy.report.page import render
 from netopsy.report.words import percent
@@ -277,7 +277,11 @@ def test_rank_correlations_by_hand() -> None:
     )
     assert said in some.notes()
     title = some.plot().get_legend().get_title().get_text()
-    assert title.splitlines()[1:] == ["[1.00, 1.00], 4 sites", "without 1 drawn anew", "2 without a finite value"]
+    assert title.splitlines() == [
+        "Spearman's ρ = 1.00 [1.00, 1.00], 4 sites",
+        "without 1 drawn anew",
+        "2 without a finite value",
+    ]
     assert len(made([1, 2, 3], [0.1, 0.2, 0.3]).correlations()) == 0  # too few
     ignored = made([1, 2, 3, 4, 9], [0.1, 0.2, 0.3, 0.4, 0], status=["ok"] * 4 + ["no-op"])
     assert ignored.correlations().set_index("proxy").rho["linf"] == pytest.approx(1)
@@ -301,6 +305,22 @@ def test_the_picture_shows_what_was_measured() -> None:
     wide = made([1e-6, 1, 2, 3], [0.1, 0.2, 0.3, 0.4]).plot(proxy="linf")
     assert wide.get_xscale() == "log"
     plt.close("all")
+
+
+def test_rows_that_stopped_early_are_told_from_others() -> None:
+    early = made([1, 2, 3, 4], [0, 0, 0, 0], n=[100, 64, 100, 100])
+    head, names, *rows = str(early).splitlines()
+    assert head.endswith("n = 64 to 100")
+    assert names.split()[-1] == "n"
+    assert [line.split()[-1] for line in rows[:4]] == ["100", "64", "100", "100"]
+    (table,) = tables(fine_tuning_section(early))
+    place = [column.name for column in table.columns].index("examples")
+    assert [row[place].text for row in table.rows] == ["100", "64", "100", "100"]
+    alike = made([1, 2, 3, 4], [0, 0, 0, 0])
+    assert str(alike).splitlines()[0].endswith("n = 100")
+    assert str(alike).splitlines()[1].split()[-1] == "back"
+    (table,) = tables(fine_tuning_section(alike))
+    assert "examples" not in [column.name for column in table.columns]
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -328,13 +348,19 @@ def test_the_section_of_the_report() -> None:
     error = of_bert().provenance["baseline"]["data"]
     assert section.verdict[0].startswith(f"The fine-tuned network errs on {percent(error)} of 40 examples. ")
     assert "Relative weight change orders 21 parts by that cost with Spearman's ρ = " in section.verdict[-1]
-    (table,) = [block for block in section.blocks if isinstance(block, Table)]
-    assert [row[0].text for row in table.rows] == of_bert().frame.site.tolist()
-    places = {column.name: place for place, column in enumerate(table.columns)}
-    marks = dict(zip(of_bert().frame.site, (row[places["verdict"]].mark for row in table.rows), strict=True))
-    assert marks["block 0 / attention key"] == "no-op"
-    turned = [row[places["block influence"]].text != "" for row in table.rows]
-    assert turned == of_bert().frame.block.notna().tolist()
+    parts, blocks = tables(section)
+    frame = of_bert().frame.set_index("site")
+    assert [row[0].text for table in (parts, blocks) for row in table.rows] == frame.index.tolist()
+    (key,) = [row for row in parts.rows if row[0].text == "block 0 / attention key"]
+    assert key[1].mark == "no-op"
+    shared = ["verdict", "going back costs", "relative change", "largest change", "parameters"]
+    assert [column.name for column in parts.columns] == ["part", *shared]
+    turned = ["influence", "angle"]
+    assert [column.name for column in blocks.columns] == ["block", *shared[:3], *turned, *shared[3:]]
+    for place, name in ((4, "block_influence"), (5, "angular_distance")):
+        assert [row[place].text for row in blocks.rows] == [f"{value:.3f}" for value in frame[name].dropna()]
+    assert not parts.caption
+    assert "dashed line: the tolerance" in blocks.caption
     html = render("x", [Chapter(title="x", sections=[section])])
     assert "What fine-tuning changed" in html
     drawn = fine_tuning_sentences(
@@ -349,6 +375,23 @@ def test_the_section_of_the_report() -> None:
     assert drawn[1] == "The base has no classifier.weight: there, going back is to a fresh draw."
 
 
+@pytest.mark.parametrize(
+    ("shares", "texts"),
+    [
+        ([2.37, 2.271, 0.51, math.inf], ["237.0 %", "227.1 %", "51.0 %", "∞"]),
+        ([0.00042, 0.1, 0.0, 0.02], ["0.04 %", "10.00 %", "0.00 %", "2.00 %"]),
+    ],
+)
+def test_a_column_has_one_number_of_decimals(shares: list[float], texts: list[str]) -> None:
+    (table,) = tables(fine_tuning_section(made(shares, [0, 0, 0, 0])))
+    place = [column.name for column in table.columns].index("relative change")
+    assert [row[place].text for row in table.rows] == texts
+
+
+def tables(section: Section) -> list[Table]:
+    return [block for block in section.blocks if isinstance(block, Table)]
+
+
 def test_a_network_that_guesses_is_said_to() -> None:
     result = made([1, 2, 3, 4], [0, 0, 0, 0])
     for error, guesses in ((0.39, False), (0.4, True), (0.9, True)):  # chance 0.5 at n = 100: 0.5 - 2 * 0.05
@@ -356,7 +399,7 @@ def test_a_network_that_guesses_is_said_to() -> None:
         (first, *_) = fine_tuning_sentences(replace(result, provenance=provenance))
         assert first.startswith(f"The fine-tuned network errs on {percent(error)} of 100 examples. ")
         assert ("no better than guessing" in first) == guesses
-    (table,) = [block for block in fine_tuning_section(result).blocks if isinstance(block, Table)]
+    (table,) = tables(fine_tuning_section(result))
     assert "99 % for all rows at once" in table.caption
     assert "Robust: at most 5 points for certain" in table.caption
 
@@ -439,9 +482,10 @@ def criticality_joins_the_table(command: list[str], capsys: pytest.CaptureFixtur
     assert {row["criticality"] for row in rows if row["block"]} == {None}
     result = FineTuningResult.load(told["fine-tuning"]["files"]["result"])
     assert result.provenance["criticality"]["epsilon"] == [0.9]
-    (table,) = [block for block in fine_tuning_section(result).blocks if isinstance(block, Table)]
-    place = [column.name for column in table.columns].index("criticality")
-    assert [row[place].text != "" for row in table.rows] == result.frame.block.isna().tolist()
+    parts, blocks = tables(fine_tuning_section(result))
+    place = [column.name for column in parts.columns].index("criticality")
+    assert all(row[place].text for row in parts.rows)
+    assert "criticality" not in [column.name for column in blocks.columns]
 
 
 def test_the_probe_applies_to_transformers_with_a_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from netopsy._checks import NetopsyError
 from netopsy.plots.depth import KINDS, kind_of
 from netopsy.plots.frames import INTERVAL, METRICS, floats, need
-from netopsy.plots.style import FAINT, INK, LABEL, SMALLEST, TICK, finish_lines, new_axes, plain
+from netopsy.plots.style import FAINT, INK, LABEL, SMALLEST, TICK, elide, finish_lines, new_axes, plain
 from netopsy.probes.fine_tuning_result import PROXIES
 
 NAMED = 12
@@ -43,7 +44,7 @@ def proxy_points(
     known = np.isfinite(x) & np.isfinite(delta)
     if not known.any():
         raise NetopsyError(f"proxy: expected a column with finite values; {proxy!r} has none; draw another one")
-    ax = new_axes(4.6, 3.2) if ax is None else ax
+    ax = new_axes(3.7, 3.6) if ax is None else ax
     ax.axhline(0, color=FAINT, linewidth=0.6, zorder=1)
     if tolerance is not None:
         label = f"tolerance {100 * tolerance:g}"
@@ -57,16 +58,28 @@ def proxy_points(
     if (x[known] > 0).all() and x[known].max() > 100 * x[known].min():
         ax.set_xscale("log")
     if known.sum() <= NAMED:
-        for place in np.flatnonzero(known):
-            point, name = (x[place], delta[place]), plain(str(frame["site"].iloc[place]))
-            ax.annotate(name, point, xytext=(4, 3), textcoords="offset points", size=SMALLEST, parse_math=False)
+        middle = ax.transData.inverted().transform(ax.transAxes.transform((0.5, 0)))[0]
+        names = elide([str(name) for name in frame["site"]], most=20)
+        for place in np.flatnonzero(known):  # into the axes: beside them, long names would take their room
+            side: dict[str, Any] = {"xytext": (4, 3)} if x[place] < middle else {"xytext": (-4, 3), "ha": "right"}
+            at, name = (x[place], delta[place]), names[place]
+            ax.annotate(name, at, textcoords="offset points", size=SMALLEST, parse_math=False, **side)
     anew = known & frame["site"].isin(list(drawn)).to_numpy()
     lines = []
     if rho is not None and np.isfinite(rho[0]):
-        lines += [f"Spearman's ρ = {rho[0]:.2f}", f"[{rho[1]:.2f}, {rho[2]:.2f}], {int((known & ~anew).sum())} sites"]
+        n = int((known & ~anew).sum())
+        lines += [f"Spearman's ρ = {rho[0]:.2f} [{rho[1]:.2f}, {rho[2]:.2f}], {n} sites"]
         lines += [f"without {int(anew.sum())} drawn anew"] if anew.any() else []
     lines += [f"{int((~known).sum())} without a finite value"] if not known.all() else []
-    finish_lines(ax, PercentFormatter(xmax=1, symbol=""), METRICS["delta_error"].named("data"), "\n".join(lines))
+    finish_lines(ax, PercentFormatter(xmax=1, symbol=""), METRICS["delta_error"].named("data"), "")
+    _legend_above(ax, "\n".join(lines))
     ax.set_xlabel(PROXIES.get(proxy, plain(proxy)), size=LABEL)
     ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
     return ax
+
+
+def _legend_above(ax: Axes, title: str) -> None:
+    """Beside the axes, a phone would cut it off."""
+    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": 2, "columnspacing": 1.0}
+    legend = ax.legend(frameon=False, fontsize=TICK, title=title, title_fontsize=TICK, **where)
+    legend.set_alignment("left")

@@ -178,7 +178,10 @@ class FineTuningResult:
             rows = self.frame[self.frame.split == split]
             error = self.provenance["baseline"][split]
             head = f"{split}: what fine-tuning changed; error of the fine-tuned network: {error:.2%}"
-            parts += [f"{head}, n = {rows.n.max()}", _table(rows)]
+            parts += [
+                f"{head}, n = {' to '.join(dict.fromkeys(map(str, (rows.n.min(), rows.n.max()))))}",
+                _table(rows),
+            ]
         return "\n".join([*parts, *self.notes()])
 
     def notes(self) -> list[str]:
@@ -228,6 +231,8 @@ def _table(rows: pd.DataFrame) -> str:
         },
         index=rows.site.tolist(),
     )
+    if rows.n.nunique() > 1:  # some stopped early
+        shown["n"] = rows.n.tolist()
     names = {"block_influence": "influence", "angular_distance": "angle", "criticality": "criticality"}
     for column, name in names.items():
         if column in rows and rows[column].notna().any():

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from netopsy._typing import FloatArray
 from netopsy.probes.fine_tuning_result import FineTuningResult
 from netopsy.report.blocks import Column, Entry, Picture, Section, Table, Text
 from netopsy.report.criticality import number
@@ -31,7 +32,7 @@ def fine_tuning_section(result: FineTuningResult) -> Section:
         question="Which parts need what training changed in them, and would cheap numbers have told?",
         verdict=fine_tuning_sentences(result),
         blocks=(
-            _table(result),
+            *_tables(result),
             *([] if ax is None else [_picture(ax)]),
             Text(paragraphs=tuple(result.notes()[1:])),
             origins({**first, **result.provenance}, "fine_tuning", OPTIONS, of="trajectory"),
@@ -104,66 +105,100 @@ def _over(rows: pd.DataFrame) -> str:
     return "parts" if (rows.block.isna() & (rows.status == "ok")).any() else "blocks"
 
 
-def _table(result: FineTuningResult) -> Table:
-    """The answer first: a phone shows three columns, and no screen all of them."""
-    rows, p = result.frame, result.provenance
-    ends = rows[["delta_error_low", "delta_error_high"]].astype("float64")
+def _tables(result: FineTuningResult) -> list[Table]:
+    """Of parts and of whole blocks: only these have an influence, and a reader compares like with like."""
+    whole = result.frame.block.notna()
+    chosen = [(noun, result.frame[rows]) for noun, rows in (("part", ~whole), ("block", whole)) if rows.any()]
+    last = len(chosen) - 1
+    return [_table(result, rows, noun, caption=place == last) for place, (noun, rows) in enumerate(chosen)]
+
+
+def _table(result: FineTuningResult, rows: pd.DataFrame, noun: str, *, caption: bool) -> Table:
+    """The answer first: a phone shows three columns. Columns that have nothing to say are left out."""
+    p, ends = result.provenance, result.frame[["delta_error_low", "delta_error_high"]].astype("float64")
     span = (min(0.0, float(ends.delta_error_low.min())), max(0.0, float(ends.delta_error_high.max())))
-    critical, several = p["criticality"], rows.split.nunique() > 1
-    columns = [
-        Column(name="site", help="in the network's order, then whole blocks"),
-        *([Column(name="split")] if several else []),
+    columns = (
+        Column(name=noun, help="in the network's order"),
+        Column(name="split"),
         Column(name="verdict"),
         Column(
             name="going back costs", help="points of error, with the interval", numeric=True, span=span,
             line=p["tolerance"],
         ),
+        Column(name="examples", help="after which the row was decided", numeric=True),
         Column(name="relative change", help="‖θ^T − θ^0‖ / ‖θ^0‖", numeric=True),
-        *([_criticality_column(critical)] if critical else []),
-        Column(name="block influence", help="1 − mean cosine of what enters and leaves the block", numeric=True),
-        Column(name="angular distance", help="of the last position, as a share of a half turn", numeric=True),
+        _criticality_column(p["criticality"]),
+        Column(name="influence", help="1 − mean cosine of what enters and leaves the block", numeric=True),
+        Column(name="angle", help="angular distance of the last position, as a share of a half turn", numeric=True),
         Column(name="largest change", help="of a weight", numeric=True),
         Column(name="parameters", numeric=True),
-    ]  # fmt: skip
-    caption = (
+    )  # fmt: skip
+    decimals = _decimals(rows[PROXY].to_numpy("float64"))
+    body = [_row(row, decimals) for row in rows.to_dict("records")]
+    single = {"split": result.frame.split.nunique() == 1, "examples": not _stopped_early(result.frame)}
+    used = [
+        place
+        for place, column in enumerate(columns)
+        if not single.get(column.name) and any(row[place].text for row in body)
+    ]
+    return Table(
+        columns=tuple(columns[place] for place in used),
+        rows=tuple(tuple(row[place] for place in used) for row in body),
+        caption=_legend(p) if caption else "",
+    )
+
+
+def _legend(p: Mapping[str, Any]) -> str:
+    return (
         "Going back costs: change of error in points with the site as it was pretrained and all else fine-tuned. "
         f"Bars: intervals at {100 * p['confidence']:g} % for all rows at once (of the {p['estimand']}); dashed line: "
         f"the tolerance. Robust: at most {bound(p['tolerance'])} for certain; between and critical: more for certain"
         "; undecided: these examples cannot tell."
     )
-    body = tuple(_row(row, several=several) for row in rows.to_dict("records"))
-    return Table(columns=tuple(columns), rows=body, caption=caption)
 
 
-def _criticality_column(critical: Mapping[str, Any]) -> Column:
-    allowed = percent(float(critical["epsilon"][0]))
-    return Column(name="criticality", help=f"μ, at a train error of {allowed}", numeric=True)
+def _stopped_early(rows: pd.DataFrame) -> bool:
+    return bool((rows.groupby("split").n.nunique() > 1).any())
 
 
-def _row(row: dict[Any, Any], *, several: bool) -> tuple[Entry, ...]:
+def _criticality_column(critical: Mapping[str, Any] | None) -> Column:
+    allowed = f", at a train error of {percent(float(critical['epsilon'][0]))}" if critical else ""
+    return Column(name="criticality", help=f"μ{allowed}", numeric=True)
+
+
+def _decimals(shares: FloatArray) -> int:
+    """Of percentages in a column: one, and more where the smallest would be 0."""
+    known = shares[np.isfinite(shares) & (shares > 0)]
+    return int(np.clip(np.ceil(-np.log10(100 * known.min())), 1, 4)) if len(known) else 1
+
+
+def _row(row: dict[Any, Any], decimals: int) -> tuple[Entry, ...]:
     low, delta, high = (float(row[name]) for name in ("delta_error_low", "delta_error", "delta_error_high"))
     verdict = row["status"] if pd.isna(row["verdict"]) else row["verdict"]
     bar = (low, delta, high) if all(map(math.isfinite, (low, delta, high))) else None
-    relative = float(row["relative_change"])
+    relative = float(row[PROXY])
     return (
         Entry(text=row["site"]),
-        *([Entry(text=row["split"])] if several else []),
+        Entry(text=row["split"]),
         Entry(text=verdict, sort=verdict, mark=verdict),
         Entry(text=signed(delta), sort=delta, bar=bar),
-        _number(relative, percent(relative) if math.isfinite(relative) else "∞"),
-        *([_critical(row)] if "criticality" in row else []),
+        Entry(text=f"{row['n']:,}", sort=float(row["n"])),
+        _number(relative, f"{100 * relative:.{decimals}f} %" if math.isfinite(relative) else "∞"),
+        _critical(row),
         _number(row["block_influence"], f"{row['block_influence']:.3f}"),
         _number(row["angular_distance"], f"{row['angular_distance']:.3f}"),
-        _number(row["linf"], f"{row['linf']:.2g}"),
+        _number(row["linf"], f"{row['linf']:#.2g}".removesuffix(".")),
         Entry(text=f"{row['parameters']:,}", sort=float(row["parameters"])),
     )
 
 
 def _critical(row: dict[Any, Any]) -> Entry:
     """Mu, or why there is none."""
-    if math.isnan(row["criticality"]):
-        return Entry(text="" if pd.isna(row["criticality_status"]) else row["criticality_status"])
-    return Entry(text=number(row["criticality"]), sort=float(row["criticality"]))
+    mu = float(row.get("criticality", math.nan))
+    if math.isnan(mu):
+        why = row.get("criticality_status")
+        return Entry(text="" if why is None or pd.isna(why) else why)
+    return Entry(text=number(mu), sort=mu)
 
 
 def _number(value: float, text: str) -> Entry:
