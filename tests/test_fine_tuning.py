@@ -300,6 +300,7 @@ def test_the_picture_shows_what_was_measured() -> None:
     assert "1 without a finite value" in title
     assert ax.get_xlabel() == "relative weight change"
     assert [text.get_text() for text in ax.texts] == ["site 0", "site 1", "site 2", "site 3"]
+    assert [text.get_ha() for text in ax.texts] == ["left", "left", "right", "right"]
     blocks = of_bert().plot(proxy="block_influence", over="blocks")
     assert blocks.get_xlabel() == "block influence"
     wide = made([1e-6, 1, 2, 3], [0.1, 0.2, 0.3, 0.4]).plot(proxy="linf")

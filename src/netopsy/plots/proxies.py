@@ -58,7 +58,8 @@ def proxy_points(
     if (x[known] > 0).all() and x[known].max() > 100 * x[known].min():
         ax.set_xscale("log")
     if known.sum() <= NAMED:
-        middle = ax.transData.inverted().transform(ax.transAxes.transform((0.5, 0)))[0]
+        first, last = ax.get_xlim()
+        middle = np.sqrt(first * last) if ax.get_xscale() == "log" else (first + last) / 2
         names = elide([str(name) for name in frame["site"]], most=20)
         for place in np.flatnonzero(known):  # into the axes: beside them, long names would take their room
             side: dict[str, Any] = {"xytext": (4, 3)} if x[place] < middle else {"xytext": (-4, 3), "ha": "right"}
