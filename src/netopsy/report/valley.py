@@ -43,7 +43,10 @@ def valley_section(result: ValleyResult) -> Section:
 
 
 def path_sentences(result: ValleyResult) -> tuple[str, ...]:
-    """Which modules can go back, which rise in between, and where the whole network fails; nothing of a valley."""
+    """Which modules can go back, which rise in between, and where the whole network fails; nothing of a valley.
+
+    Counted by what was measured: robustness, of the ends alone, has intervals.
+    """
     if not _is_path(result):
         return ()
     split = _splits(result)[0]
@@ -63,6 +66,7 @@ def path_sentences(result: ValleyResult) -> tuple[str, ...]:
         cost = f"{worst} costs most at the start: {points(single[worst][0.0] - single[worst][1.0])}"
         few = f"{len(harmless):,} of {count(len(single), 'module')} ({names(harmless)})" if harmless else "No module"
         said.append(f"{few} can go back alone, step by step, for at most {limit}; {cost}.")
+    said[0] += f" These are values as measured on {_examples(result, split)}, without intervals."
     ridges = {site: max(path.values()) - max(path[0.0], path[1.0]) for site, path in paths.items()}
     high = [f"{site} ({points(rise)})" for site, rise in ridges.items() if rise > HARMLESS]
     if high:
