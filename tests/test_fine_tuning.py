@@ -425,9 +425,9 @@ def test_inspect_of_a_folder_and_itself(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "loading.py").write_text("from tests.test_fine_tuning import words")
+    (tmp_path / "loading_words.py").write_text("from tests.test_fine_tuning import words")
     built("bert").save_pretrained("tuned")
-    command = ["inspect", "--init", "tuned", "--final", "tuned", "--data", "loading:words", "--json"]
+    command = ["inspect", "--init", "tuned", "--final", "tuned", "--data", "loading_words:words", "--json"]
     assert main([*command, "--probes", "fine-tuning"]) == 0
     told = json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]
     assert told["sentences"][0].endswith("Fine-tuning changed none of these parts.")
