@@ -19,7 +19,7 @@ from netopsy.probes.block_influence import BlockInfluence, block_influence
 from tests.oracles.block_influence import angular_distance, influence
 from tests.test_transformer_sites import built, data_of
 
-MODELS = ("bert", "gpt2", "llama", "vit", "t5", "timm", "ours", "our-vit")
+MODELS = ("bert", "deberta", "gpt2", "llama", "vit", "t5", "timm", "ours", "our-vit")
 
 
 class Turn(nn.Module):

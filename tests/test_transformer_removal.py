@@ -19,6 +19,7 @@ from tests.test_transformer_sites import ENGINES, built, data_of
 
 STACKS = {
     "bert": "bert.encoder.layer",
+    "deberta": "deberta.encoder.layer",
     "gpt2": "transformer.h",
     "llama": "model.layers",
     "vit": "vit.layers",

@@ -43,6 +43,11 @@ COMMON: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
+DISENTANGLED: dict[str, Any] = {
+    "max_position_embeddings": 8,
+    "relative_attention": True,
+    "pos_att_type": ["c2p", "p2c"],
+}
 
 
 class Timm(nn.Module):
@@ -175,13 +180,67 @@ BUILD: dict[str, Callable[[], nn.Module]] = {
     "albert": lambda: hf.AlbertForSequenceClassification(
         hf.AlbertConfig(**COMMON, embedding_size=4, max_position_embeddings=8)
     ),
+    "deberta": lambda: hf.DebertaForSequenceClassification(hf.DebertaConfig(**COMMON, **DISENTANGLED)),
+    "deberta-v2": lambda: hf.DebertaV2ForSequenceClassification(
+        hf.DebertaV2Config(**COMMON, **DISENTANGLED, share_att_key=False)
+    ),
+    "convbert": lambda: Pooled(
+        hf.ConvBertModel(
+            hf.ConvBertConfig(**COMMON | {"num_attention_heads": 4}, embedding_size=WIDTH, max_position_embeddings=8)
+        )
+    ),
+    "funnel": lambda: Pooled(
+        hf.FunnelModel(
+            hf.FunnelConfig(
+                vocab_size=WORDS, block_sizes=[1, 1], num_decoder_layers=1, d_model=WIDTH, n_head=2, d_head=4,
+                d_inner=12,
+            )
+        )
+    ),
+    "swinv2": lambda: hf.Swinv2ForImageClassification(
+        hf.Swinv2Config(
+            image_size=8, patch_size=2, num_channels=1, embed_dim=WIDTH, depths=[2, 1], num_heads=[2, 4],
+            window_size=2, num_labels=zoo.CLASSES,
+        )
+    ),
+    "siglip": lambda: hf.SiglipModel(
+        hf.SiglipConfig(
+            text_config=COMMON | {"max_position_embeddings": 8, "projection_size": WIDTH},
+            vision_config={k: v for k, v in COMMON.items() if k[:4] in ("hidd", "num_", "inte")}
+            | {"image_size": 8, "patch_size": 4, "num_channels": 1},
+        )
+    ),
+    "modernbert": lambda: Pooled(
+        hf.ModernBertModel(
+            hf.ModernBertConfig(**COMMON, max_position_embeddings=8, cls_token_id=None, sep_token_id=None)
+        )
+    ),
+    "opt": lambda: hf.OPTForCausalLM(
+        hf.OPTConfig(
+            vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, ffn_dim=12,
+            word_embed_proj_dim=4, max_position_embeddings=8, bos_token_id=None, eos_token_id=None,
+        )
+    ),
+    "hubert": lambda: hf.HubertModel(
+        hf.HubertConfig(
+            hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12, vocab_size=WORDS,
+            conv_dim=(4, 4), conv_stride=(2, 2), conv_kernel=(3, 3), num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+        )
+    ),
+    "segformer": lambda: hf.SegformerModel(
+        hf.SegformerConfig(
+            num_channels=1, num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[WIDTH, WIDTH],
+            patch_sizes=[3, 3], strides=[2, 2], num_attention_heads=[2, 2], mlp_ratios=[2, 2],
+        )
+    ),
     "torch": Torch,
     "timm": Timm,
     "ours": lambda: transformer(vocabulary=WORDS, length=LENGTH, depth=2, width=WIDTH, heads=2),
     "our-vit": lambda: vit(classes=zoo.CLASSES, channels=1, size=8, patch=4, depth=2, width=WIDTH, heads=2),
 }  # fmt: skip
-IMAGES = ("vit", "timm", "our-vit")
-LANGUAGE = ("gpt2", "llama", "phi3", "neox", "ours")
+IMAGES = ("vit", "swinv2", "timm", "our-vit")
+LANGUAGE = ("gpt2", "llama", "phi3", "neox", "opt", "ours")
 
 
 @cache
@@ -201,7 +260,7 @@ def data_of(name: str) -> tuple[Any, Task]:
         data: Any = (words, words) if name == "ours" else {"input_ids": words, "labels": words}
         return data, Task(positions="next")
     if name in IMAGES:
-        return ({"pixel_values": images, "labels": labels} if name == "vit" else (images, labels)), Task()
+        return ({"pixel_values": images, "labels": labels} if name in ("vit", "swinv2") else (images, labels)), Task()
     return {"input_ids": words, "labels": labels}, Task()
 
 
@@ -221,6 +280,7 @@ PRE = ["norm 0", *ATTENTION, "norm 1", *DENSE]
 LLAMA = [*ATTENTION, *GATED, "norm 0", "norm 1"]
 VIT = [*ATTENTION, "norm 0", "norm 1", *DENSE]
 TEXT = [f"embedding / {part}" for part in ("tokens", "positions", "types", "norm")]
+ATTENTION_POSITIONS = "attention positions"
 NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "bert": (TEXT, BERT, ["pooler", "head"]),
     "bert-mlm": (["embedding / tokens + head", *TEXT[1:]], BERT, ["head"]),
@@ -238,6 +298,19 @@ NAMES: dict[str, tuple[list[str], list[str], list[str]]] = {
     "ours": (["embedding / tokens", "embedding / positions"], PRE, ["final norm", "head"]),
     "our-vit": ([f"embedding / {x}" for x in ("patches", "class token", "positions")], PRE, ["final norm", "head"]),
 }
+
+
+RELATIVE = ["attention query", "attention value", "attention key", "attention positions", "attention out"]
+NAMES["deberta"] = (  # in the order of DebertaModel: biases, the fused weight, projections of positions
+    [TEXT[i] for i in (0, 1, 3)],
+    [*RELATIVE, *BERT[4:]],
+    ["pooler", "head"],
+)
+NAMES["deberta-v2"] = (
+    [TEXT[i] for i in (0, 1, 3)],
+    [*ATTENTION[:3], "attention positions", *BERT[3:]],
+    ["pooler", "head"],
+)
 
 
 def names(sites: tuple[Site, ...]) -> list[str]:
@@ -276,6 +349,108 @@ def test_norms_of_queries_and_keys_are_parts_of_attention() -> None:
     assert [part for part in found if part.endswith(" norm") and "0" in part] == block(
         "attention query norm", "attention key norm"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "own", "blocks"),
+    [
+        (
+            "convbert",
+            [*ATTENTION, *BERT[4:]],
+            [
+                *(f"key_conv_attn_layer.{part}" for part in ("bias", "depthwise", "pointwise")),
+                "conv_kernel_layer",
+                "conv_out_layer",
+            ],
+            {f"block {i}": f"encoder.encoder.layer.{i}" for i in range(2)},
+        ),
+        (
+            "funnel",
+            [*ATTENTION, *BERT[4:]],
+            ["r_w_bias", "r_r_bias", "r_kernel", "r_s_bias", "seg_embed"],
+            {
+                "encoder block 0": "encoder.encoder.blocks.0.0",
+                "encoder block 1": "encoder.encoder.blocks.1.0",
+                "decoder block 0": "encoder.decoder.layers.0",
+            },
+        ),
+        (
+            "swinv2",
+            [ATTENTION_POSITIONS, *ATTENTION, "norm 0", *DENSE, "norm 1"],
+            ["logit_scale"],
+            {f"block {i}": f"swinv2.encoder.layers.{i // 2}.blocks.{i % 2}" for i in range(3)},
+        ),
+        (
+            "segformer",
+            ["norm 0", *ATTENTION, "norm 1", "norm 2", *DENSE],
+            ["sequence_reduction", "dwconv"],
+            {f"block {i}": f"stages.{i}.blocks.0" for i in range(2)},
+        ),
+    ],
+)
+def test_more_matrices_in_attention_are_no_mlp_and_no_end_of_the_block(
+    name: str, inside: list[str], own: list[str], blocks: dict[str, str]
+) -> None:
+    assert transformer_blocks(built(name)) == blocks
+    first, module = next(iter(blocks.items()))
+    found = [
+        site for site in find_sites(built(name), "transformer") if site.addresses[0].name.startswith(f"{module}.")
+    ]
+    assert [site.name for site in found if site.name.startswith(first)] == [f"{first} / {part}" for part in inside]
+    alone = [site.name for site in found if not site.name.startswith(first)]
+    assert [part for part in alone if part.endswith(tuple(own))] == alone
+    assert len(alone) == len(own)
+    if name in ("convbert", "swinv2"):
+        (second,) = find_sites(built(name), f"{first} / MLP dense 1")
+        assert second.modules == (f"{module}.output.dense",)
+
+
+def test_a_head_that_attends_is_no_block() -> None:
+    model = built("siglip")
+    assert {name for name in transformer_blocks(model) if "vision" in name} == {
+        "vision_model block 0",
+        "vision_model block 1",
+    }
+    (head,) = find_sites(model, "vision_model head")
+    assert {address.name for address in head.addresses} == {
+        f"vision_model.head.{name}" for name, _ in model.get_submodule("vision_model.head").named_parameters()
+    }
+
+
+def test_a_module_outside_the_list_is_a_block_when_the_list_has_one_of_its_class() -> None:
+    model = nn.ModuleDict({"first": Timm.Block(), "rest": nn.ModuleList([Timm.Block()])})
+    outside = nn.Module()
+    outside.first, outside.rest = model["first"], model["rest"]
+    assert list(transformer_blocks(outside).values()) == ["first", "rest.0"]
+
+
+def test_a_layer_called_attention_may_be_a_block_with_attention_inside() -> None:
+    """As the Perceiver's `cross_attention`, which holds an attention, norms and an MLP."""
+    model = nn.Module()
+    model.cross_attention, model.layers = Timm.Block(), nn.ModuleList([Timm.Block()])
+    assert list(transformer_blocks(model).values()) == ["cross_attention", "layers.0"]
+
+
+def test_biases_beside_a_fused_weight_and_weights_beside_a_fused_bias() -> None:
+    apart = Timm.Block()
+    apart.attn.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)  # as BEiT has it: keys need no bias
+    apart.attn.q_bias, apart.attn.v_bias = (nn.Parameter(torch.zeros(WIDTH)) for _ in range(2))
+    indices = {
+        site.name.rpartition(" ")[2]: [(a.name.rpartition("attn.")[2], a.index) for a in site.addresses]
+        for site in find_sites(nn.Sequential(apart), "block 0 / attention [qkv]*")
+    }
+    assert indices == {
+        "query": [("q_bias", None), ("qkv.weight", "0:8")],
+        "value": [("v_bias", None), ("qkv.weight", "16:24")],
+        "key": [("qkv.weight", "8:16")],
+    }
+    other = Timm.Block()
+    other.attn = nn.MultiheadAttention(WIDTH, 2, kdim=4, vdim=4)  # type: ignore[assignment]
+    (key,) = find_sites(nn.Sequential(other), "block 0 / attention key")
+    assert [(a.name, a.index) for a in key.addresses] == [
+        ("0.attn.k_proj_weight", None),
+        ("0.attn.in_proj_bias", "8:16"),
+    ]
 
 
 class Adapted(nn.Module):
@@ -402,6 +577,41 @@ def test_query_key_and_value_are_what_attention_takes_as_such(
             assert (before[i] != 0).any()
         else:
             assert torch.equal(seen[0][i], before[i])
+
+
+@pytest.mark.parametrize(
+    ("name", "compared", "added"),
+    [("deberta", 0, 3), ("convbert", 1, 2)],  # which products of the first block are q kᵀ and the sum of values
+)
+@pytest.mark.parametrize("part", ["query", "key", "value"])
+def test_query_key_and_value_are_what_attention_multiplies(
+    name: str, compared: int, added: int, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, where attention is written out."""
+    products: list[tuple[Tensor, Tensor]] = []
+    multiply = torch.matmul
+
+    def watched(a: Tensor, b: Tensor) -> Tensor:
+        products.append((a, b))
+        return multiply(a, b)
+
+    def taken(model: nn.Module) -> dict[str, Tensor]:
+        products.clear()
+        args, kwargs = inputs_of(name)
+        with torch.no_grad():
+            model(*args, **kwargs)
+        return {"query": products[compared][0], "key": products[compared][1], "value": products[added][1]}
+
+    monkeypatch.setattr(torch, "matmul", watched)
+    twin = copy.deepcopy(built(name))
+    before = taken(twin)
+    (site,) = find_sites(twin, f"block 0 / attention {part}")
+    for address in site.addresses:
+        address.select(named_state(twin)[address.name]).data.zero_()
+    after = taken(twin)
+    assert (after.pop(part) == 0).all()
+    assert (before[part] != 0).any()
+    assert all(torch.equal(after[other], before[other]) for other in after)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from netopsy.network.transformer_words import QKV, attention_role, is_norm, module_of, projected, words, written
+from netopsy.network.transformer_words import (
+    QKV,
+    attends,
+    attention_role,
+    is_norm,
+    module_of,
+    positional,
+    projected,
+    words,
+    written,
+)
 
 
 @dataclass(frozen=True)
@@ -63,19 +73,21 @@ def find_blocks(model: nn.Module) -> tuple[Block, ...]:
     """The smallest modules that hold attention and an MLP, in the order in which the model holds them.
 
     Attention is a module with a query, a key and a value, or all of them in one, by their names; an MLP is any other
-    matrix beside it. Empty for a model that has no such module, or only as a whole.
+    matrix beside it. What stands behind the lists of layers is a block only if they have one of its class: the head
+    of SigLIP's vision model attends, too. Empty for a model that has no such module, or only as a whole.
     """
     named = parameters_of(model)
     matrices = _matrices(model, named)
     found: dict[str, dict[Attention, None]] = {}
-    for holder in _holders(model, matrices):
-        attention, name = _attention(holder, matrices)
+    holders = _holders(model, matrices)
+    for holder in holders:
+        attention, name = _attention(holder, holders, matrices)
         if name:
             found.setdefault(_callable(model, name, named), {})[attention] = None
     names = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
     names = [name for name in names if _has_more(name, found[name], matrices)]
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    names.sort(key=order.__getitem__)
+    names = _stacked(model, sorted(names, key=order.__getitem__))
     counts: dict[str, int] = {}
     blocks = []
     for name, stack in zip(names, _stacks(names), strict=True):
@@ -120,13 +132,27 @@ def _holders(model: nn.Module, matrices: Iterable[str]) -> list[str]:
     return [holder for holder in roles if roles[holder] >= set(QKV)]
 
 
-def _attention(holder: str, matrices: Sequence[str]) -> tuple[Attention, str]:
-    """How far around query, key and value there is but one matrix more; and the module around that."""
-    if _others(holder, matrices, flat=True) > 1:
+def _attention(holder: str, holders: Sequence[str], matrices: Sequence[str]) -> tuple[Attention, str]:
+    """How far around query, key and value there is but one matrix more; and the module around that.
+
+    Matrices about positions do not count. A module that is called attention, and nothing else, may hold more of them
+    and is no block; one around it that is called so belongs to it with its output projection.
+    """
+    depth = len(holder.split("."))
+    counted = [
+        name for name in matrices if not (inside(name, holder) and positional(written(name).split(".")[depth:]))
+    ]
+    if _others(holder, counted, flat=True) > 1 and not attends(holder.rpartition(".")[2]):
         return Attention(holder, holder, flat=True), holder
     area = holder
-    while "." in area and _others(area.rpartition(".")[0], matrices, flat=False) <= 1:
-        area = area.rpartition(".")[0]
+    while "." in area:
+        above = area.rpartition(".")[0]
+        others = _others(above, counted, flat=False)
+        alone = not any(inside(other, above) for other in holders if other != holder)
+        still = alone and attends(above.rpartition(".")[2]) and others <= _others(area, counted, flat=False) + 1
+        if others > 1 and not still:
+            break
+        area = above
     return Attention(area, holder), area.rpartition(".")[0]
 
 
@@ -152,6 +178,16 @@ def _callable(model: nn.Module, name: str, parameters: Iterable[str]) -> str:
         return name
     more = any(inside(parameter, above) and not inside(parameter, name) for parameter in parameters)
     return name if more else above
+
+
+def _stacked(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Without what stands behind the lists of layers and is of another class: a head."""
+    modules = dict(model.named_modules())
+    lists = [name for name, module in modules.items() if isinstance(module, nn.ModuleList | nn.Sequential)]
+    listed = [name for name in names if any(inside(name, above) for above in lists)]
+    kinds = {type(modules[name]) for name in listed}
+    first = names.index(listed[0]) if listed else len(names)
+    return [name for i, name in enumerate(names) if i < first or name in listed or type(modules[name]) in kinds]
 
 
 def _has_more(block: str, attentions: Iterable[Attention], matrices: Iterable[str]) -> bool:

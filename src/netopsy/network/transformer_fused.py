@@ -15,6 +15,7 @@ Slices: TypeAlias = dict[str, tuple[str, ...]]
 
 BY_HEAD = (
     "BloomAttention",
+    "DisentangledSelfAttention",
     "GPTNeoXAttention",
     "GPTNeoXJapaneseAttention",
     "MiniMaxLightningAttention",

@@ -14,7 +14,7 @@ from netopsy.network.transformer_words import (
     gated_roles,
     is_norm,
     module_of,
-    words,
+    positional,
     written,
 )
 
@@ -32,7 +32,9 @@ def block_labels(model: nn.Module, block: Block) -> Labels:
     named = {name: value for name, value in parameters_of(model).items() if inside(name, block.name)}
     found = _attention(model, block, modules, named)
     left = [name for name in named if name not in found]
-    found |= _mlp(modules, named, [name for name in left if dense_of(modules, name)])
+    apart = [attention.area for attention in block.attentions.values() if not attention.flat]
+    beside = [name for name in left if not any(inside(name, area) for area in apart)]  # else no MLP's
+    found |= _mlp(modules, named, [name for name in beside if _maps(dense_of(modules, name))])
     norms = dict.fromkeys(module_of(name) for name in left if is_norm(modules[module_of(name)]))
     number = {norm: i for i, norm in enumerate(norms)}
     found |= {name: {f"norm {number[module_of(name)]}": (None,)} for name in left if module_of(name) in number}
@@ -44,32 +46,44 @@ def _attention(
 ) -> Labels:
     found: Labels = {}
     for kind, attention in block.attentions.items():
-        depth = len(attention.area.split("."))
         roles: dict[str, tuple[str, ...]] = {}
         for name in named:
             if not inside(name, attention.area) or name in found:
                 continue
             module = modules[name.rpartition(".")[0]]
-            parts = written(name).split(".")[depth:]
-            role = attention_role(parts, flat=attention.flat or is_norm(module))
-            if isinstance(module, nn.Embedding) or {"relative", "position", "pos"} & words(parts[-1]):
+            role = attention_role(_within(name, attention.area), flat=attention.flat or is_norm(module))
+            around = attention.holder if inside(name, attention.holder) else attention.area
+            if isinstance(module, nn.Embedding) or positional(_within(name, around)):
                 found[name] = {f"{kind} positions": (None,)}
             elif is_norm(module):
                 if role and role != ("out",):
                     found[name] = {f"{kind} {' and '.join(role)} norm": (None,)}
             elif role:
                 roles[name] = role
-        single = {role for role in roles.values() if len(role) == 1}
+        matrices = [name for name in roles if named[name].ndim > 1]
+        single = {roles[name] for name in matrices if len(roles[name]) == 1}
+        together = {module_of(name) for name in matrices if len(roles[name]) > 1}
         outs = [dense_of(modules, name) for name, role in roles.items() if role == ("out",)]
         width = next((width_of(module) for module in outs if module), None)
         for name, role in roles.items():
-            apart = tuple(one for one in role if (one,) not in single)  # a fused weight beside a query of its own
             if len(role) == 1:
                 found[name] = {f"{kind} {role[0]}": (None,)}
             else:
+                beside = single if module_of(name) in together else ()  # a fused weight beside a query of its own
+                apart = tuple(one for one in role if (one,) not in beside)
                 slices = fused(model, attention.holder, name, named[name], apart, width)
                 found[name] = {f"{kind} {one}": slices[one] for one in apart}
     return found
+
+
+def _within(parameter: str, module: str) -> list[str]:
+    return written(parameter).split(".")[len(module.split(".")) :]
+
+
+def _maps(layer: nn.Module | None) -> bool:
+    """Whether a layer mixes features: a convolution of each channel by itself, as in Segformer's MLP, does not."""
+    alone = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == layer.in_channels > 1
+    return layer is not None and not alone
 
 
 def _mlp(modules: Mapping[str, nn.Module], named: Mapping[str, Tensor], dense: Sequence[str]) -> Labels:

@@ -153,9 +153,8 @@ def _norms_apart(pieces: list[Piece]) -> list[Piece]:
 
 def _with_tied(label: str, pieces: Iterable[tuple[str, str | None]], users: Mapping[str, Mapping[str, None]]) -> str:
     """With what else uses its parameters; the slices of one fused weight are no users of each other."""
-    names = list(dict.fromkeys(name for name, _ in pieces))
-    others = dict.fromkeys(other for name in names for other in users[name] if other != label)
-    whole = {name for name, index in pieces if index is None}
-    if not whole or not others:
+    whole = dict.fromkeys(name for name, index in pieces if index is None)
+    others = dict.fromkeys(other for name in whole for other in users[name] if other != label)
+    if not others:
         return label
     return f"{label} + {next(iter(others))}" if len(others) == 1 else f"{label} + {len(others)} tied to it"

@@ -17,7 +17,12 @@ _SAYS = {
 }
 _OUT = {"o", "out", "output", "wo"}
 _PLAIN = {"attn", "attention", "c", "dense", "fc", "layer", "lin", "linear", "proj", "projection", "self", "to", "w"}
+_PLAIN |= {"post"}  # Funnel's post_proj
 _OWN = {"weight", "bias"}
+_ATTENDS = {"attention", "attn", "crossattention", "self", "selfattention"}
+_WHICH = {"cross", "dec", "decoder", "enc", "encoder", "head", "multi", "multihead", "rel", "relative"}
+_POSITIONS = {"pos", "position", "positional", "positions", "rel", "relative"}
+_FEED = {"feed", "ff", "ffn", "wise"}
 _ADAPTER = re.compile(r"base_layer|lora_\w+")
 _GATED = (
     {"gate_proj": ("gate",), "up_proj": ("up",), "down_proj": ("down",)},
@@ -78,6 +83,8 @@ def projected(component: str) -> tuple[str, ...]:
     (('query',), ('query', 'key', 'value'), ('query', 'key', 'value'), ())
     """
     said = words(component)
+    if {"conv", "attn"} <= said:
+        return ()  # ConvBERT's key_conv_attn_layer makes the kernels of a convolution, no keys
     if said - _OWN in ({"c", "attn"}, {"in", "proj"}):
         return QKV
     return tuple(role for role in QKV if said & _SAYS[role])
@@ -104,6 +111,26 @@ def attention_role(components: Sequence[str], *, flat: bool = False) -> tuple[st
             return ("out",)
         plain &= not said or component.isdigit()
     return ("out",) if plain else ()
+
+
+def attends(component: str) -> bool:
+    """Whether a part of a name says attention and nothing else: what is called so is no block.
+
+    >>> attends("self_attn"), attends("EncDecAttention"), attends("attn_block"), attends("0")
+    (True, True, False, False)
+    """
+    said = {word for word in words(component) if not word.isdigit()}
+    return bool(said & _ATTENDS) and said <= _ATTENDS | _WHICH
+
+
+def positional(components: Sequence[str]) -> bool:
+    """Whether a parameter in attention is about positions, from its name there.
+
+    >>> positional(["pos_proj", "weight"]), positional(["relative_bias_mlp", "0", "weight"]), positional(["pos_ffn"])
+    (True, True, False)
+    """
+    said = [words(component) for component in components]
+    return any(word & _POSITIONS and not word & _FEED for word in said)
 
 
 def gated_roles(components: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
