@@ -680,6 +680,19 @@ def test_a_fused_weight_of_unknown_layout_is_refused() -> None:
         find_sites(nn.Sequential(narrow), "transformer")
 
 
+@pytest.mark.parametrize(
+    "kind", [(hf.DeepseekV3Config, hf.DeepseekV3Model), (hf.DeepseekV2Config, hf.DeepseekV2Model)]
+)
+def test_keys_and_values_from_one_latent_are_refused(kind: tuple[Any, Any]) -> None:
+    latent = {"kv_lora_rank": 4, "q_lora_rank": 6, "qk_rope_head_dim": 2, "qk_nope_head_dim": 4, "v_head_dim": 4}
+    model = kind[1](kind[0](**COMMON, **latent, num_key_value_heads=2, first_k_dense_replace=2))
+    with pytest.raises(
+        NetopsyError, match=r"kv_a_proj_with_mqa.* key and value, and how DeepseekV.Attention .* is not"
+    ):
+        find_sites(model, "transformer")
+    assert len(transformer_blocks(model)) == 2
+
+
 # Heads and MLP units --------------------------------------------------------------------------------------------
 
 

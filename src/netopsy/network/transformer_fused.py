@@ -26,6 +26,9 @@ BY_HEAD = (
 UNKNOWN = ("CodeGenAttention", "FalconAttention", "GPTBigCodeAttention")
 """Attention classes whose fused weight is laid out by settings that nothing here reads."""
 
+LATENT = {"a", "b", "down", "up"}
+"""Words that tell the two steps of latent attention: `kv_a_proj_with_mqa`, `kv_b_proj`, as in DeepSeek's models."""
+
 HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
 """Where modules and configurations say how many heads they have."""
 
@@ -91,7 +94,8 @@ def fused(
             role: tuple(_index(axis, start, start + each) for start in range(i * each, size, len(roles) * each))
             for i, role in enumerate(roles)
         }
-    if kind in UNKNOWN or {"query", "key", "value"} <= words(module_of(parameter).rpartition(".")[2]):
+    said = words(module_of(parameter).rpartition(".")[2])
+    if kind in UNKNOWN or set(QKV) <= said or (roles == ("key", "value") and said & LATENT):
         _refuse(parameter, value, roles, f"how {kind} lays them out is not known")
     if roles != QKV or width is None:
         if size % len(roles):
