@@ -765,3 +765,30 @@ def test_heads_of_a_projection_that_is_not_called_are_refused() -> None:
 def test_mlps_of_another_form_have_no_units_here() -> None:
     with pytest.raises(NetopsyError, match="its blocks have no 'MLP dense 1' or 'MLP down'"):
         mlp_units(built("mixtral"), inputs_of("bert"))
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "width", "hidden"),
+    [
+        ("deberta", [2, 2], [8, 8], 12),
+        ("funnel", [2, 2, 2], [8, 8, 8], 12),
+        ("swinv2", [2, 2, 4], [8, 8, 16], 32),
+    ],
+)
+def test_heads_and_units_of_blocks_with_more_in_attention(
+    name: str, heads: list[int], width: list[int], hidden: int
+) -> None:
+    found = attention_heads(built(name), inputs_of(name))
+    assert [layer.units for layer in found] == heads
+    assert [layer.units * layer.size for layer in found] == width
+    assert mlp_units(built(name), inputs_of(name))[0].units == hidden
+
+
+def test_heads_that_are_not_told_are_refused() -> None:
+    with pytest.raises(NetopsyError, match=r"nor does a config, or what they say differs; pass heads="):
+        attention_heads(built("convbert"), inputs_of("convbert"))  # half of what its projection takes is convolved
+    bare = copy.deepcopy(built("timm"))
+    for attention in (bare.blocks[0].attn, bare.blocks[1].attn):  # type: ignore[union-attr,index]
+        attention.proj = nn.Identity()
+    with pytest.raises(NetopsyError, match=r"Timm: its blocks have no 'attention out'.*pass projections="):
+        attention_heads(bare, inputs_of("timm"))

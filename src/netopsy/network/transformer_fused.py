@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn, TypeAlias
 
 from torch import Tensor, nn
 
 from netopsy._checks import NetopsyError
-from netopsy.network.transformer_words import QKV, is_adapted, module_of, words
+from netopsy.network.transformer_words import QKV, attends, is_adapted, module_of, words
 
 Slices: TypeAlias = dict[str, tuple[str, ...]]
 """Role -> indices (as `Address` takes them) of its parts, in order."""
@@ -34,15 +34,24 @@ HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "heads")
 
 
 def heads_of(model: nn.Module, name: str) -> int | None:
-    """The number of heads that a module, those around it, or their configuration say; None where none does."""
+    """The number of heads that a module, those around it, or their configuration say; None where none does.
+
+    In attention, what stands beside it is asked, too (Swinv2's `attention.self`, beside `attention.output`). None
+    also where that differs from the configuration: half of ConvBERT's heads are convolutions.
+    """
     parts = name.split(".") if name else []
     around = [model.get_submodule(".".join(parts[:end])) for end in range(len(parts), -1, -1)]
-    for holder in (*around, *(getattr(module, "config", None) for module in around)):
-        for attribute in HEADS:
-            count = getattr(holder, attribute, None)
-            if isinstance(count, int) and count > 0:
-                return count
-    return None
+    attending = [module for part, module in zip(reversed(parts), around, strict=False) if attends(part)]
+    if count := _first_count(around):
+        return count
+    configured = _first_count(getattr(module, "config", None) for module in around)
+    beside = _first_count(child for module in attending for child in module.children())
+    return None if configured and beside and configured != beside else configured or beside
+
+
+def _first_count(holders: Iterable[object]) -> int | None:
+    counts = (getattr(holder, attribute, None) for holder in holders for attribute in HEADS)
+    return next((count for count in counts if isinstance(count, int) and count > 0), None)
 
 
 def width_of(module: nn.Module) -> int:

@@ -121,21 +121,28 @@ def attention_heads(
         task: how the logits are read from the model's output.
 
     Raises:
-        NetopsyError: for a model without blocks; for projections that match nothing or are not called
+        NetopsyError: for a model without blocks, or whose blocks have no `attention out`; for projections that match
+            nothing or are not called
             (`nn.MultiheadAttention` reads the weights of its projection without calling it); where no number of heads
-            is said or given, or `heads` does not divide the width.
+            is said or given, or two that differ, or `heads` does not divide the width.
     """
     if heads is not None:
         at_least("heads", heads, 1)
     model = unwrap(model)
     if projections is None:
         projections = modules_called(model, r"(cross-)?attention( \d+)? out")
+        if not projections:
+            raise NetopsyError(
+                f"{type(model).__name__}: its blocks have no 'attention out', by whose input heads are told; pass "
+                "projections= names of the modules that project the heads out"
+            )
     layers = []
     for value, tensor in _entering(model, inputs, projections, task, "projections"):
         count = heads_of(model, value.module) if heads is None else heads
         if count is None:
             raise NetopsyError(
-                f"heads: no module around {value.name!r} says how many heads it has, nor does a config; pass heads="
+                f"heads: no module around {value.name!r} says how many heads it has, nor does a config, or what they "
+                "say differs; pass heads="
             )
         width = tensor.shape[-1]
         if width % count:
