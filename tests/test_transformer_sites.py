@@ -431,6 +431,39 @@ def test_a_layer_called_attention_may_be_a_block_with_attention_inside() -> None
     assert list(transformer_blocks(model).values()) == ["cross_attention", "layers.0"]
 
 
+def test_the_gate_of_modernbert_is_what_its_activation_takes() -> None:
+    """Its `Wi` gives first what is activated, which other models call gate, and then what that is multiplied by."""
+    seen: dict[str, Tensor] = {}
+    for part in ("none", "gate", "up"):
+        twin = copy.deepcopy(built("modernbert"))
+        if part != "none":
+            (site,) = find_sites(twin, f"block 0 / MLP {part}")
+            for address in site.addresses:
+                address.select(named_state(twin)[address.name]).data.zero_()
+        mlp = twin.get_submodule("encoder.layers.0.mlp")
+        mlp.get_submodule("act").register_forward_pre_hook(lambda _, x, part=part: seen.update({f"{part} act": x[0]}))
+        mlp.get_submodule("Wo").register_forward_pre_hook(lambda _, x, part=part: seen.update({f"{part} Wo": x[0]}))
+        args, kwargs = inputs_of("modernbert")
+        kwargs.pop("labels", None)
+        with torch.no_grad():
+            twin(*args, **kwargs)
+    assert (seen["gate act"] == 0).all()
+    assert (seen["none Wo"] != 0).any()
+    assert torch.equal(seen["up act"], seen["none act"])
+    assert (seen["up Wo"] == 0).all()
+
+
+def test_a_wi_without_a_gate_is_a_dense_layer() -> None:
+    class Mlp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.Wi, self.Wo = nn.Linear(WIDTH, 12), nn.Linear(12, WIDTH)
+
+    plain = Timm.Block()
+    plain.mlp = Mlp()  # type: ignore[assignment]
+    assert [part for part in names(find_sites(nn.Sequential(plain), "transformer")) if "MLP" in part] == block(*DENSE)
+
+
 def test_biases_beside_a_fused_weight_and_weights_beside_a_fused_bias() -> None:
     apart = Timm.Block()
     apart.attn.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)  # as BEiT has it: keys need no bias

@@ -80,6 +80,14 @@ def _within(parameter: str, module: str) -> list[str]:
     return written(parameter).split(".")[len(module.split(".")) :]
 
 
+def _doubled(modules: Mapping[str, nn.Module], dense: Sequence[str]) -> bool:
+    """Whether the first of two layers gives twice what the second takes: the name `Wi` does not say a gate."""
+    first, second = dense_of(modules, dense[0]), dense_of(modules, dense[-1])
+    assert first is not None
+    assert second is not None
+    return len(first.get_parameter("weight")) == 2 * width_of(second)
+
+
 def _maps(layer: nn.Module | None) -> bool:
     """Whether a layer mixes features: a convolution of each channel by itself, as in Segformer's MLP, does not."""
     alone = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and layer.groups == layer.in_channels > 1
@@ -90,6 +98,8 @@ def _mlp(modules: Mapping[str, nn.Module], named: Mapping[str, Tensor], dense: S
     """The dense layers: gate, up and down where they are called so, else by number."""
     layers = list(dict.fromkeys(module_of(name) for name in dense))
     gated = gated_roles([layer.rpartition(".")[2] for layer in layers])
+    if set(gated) == {"Wi", "Wo"} and not _doubled(modules, dense):
+        gated = {}
     found: Labels = {}
     for name in dense:
         layer = module_of(name)

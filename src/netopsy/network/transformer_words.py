@@ -28,6 +28,7 @@ _GATED = (
     {"gate_proj": ("gate",), "up_proj": ("up",), "down_proj": ("down",)},
     {"gate": ("gate",), "up": ("up",), "down": ("down",)},
     {"gate_up_proj": ("gate", "up"), "down_proj": ("down",)},
+    {"Wi": ("gate", "up"), "Wo": ("down",)},  # ModernBERT, whose "gate" is what is not activated: up, here
     {"wi_0": ("gate",), "wi_1": ("up",), "wo": ("down",)},  # T5 1.1
     {"w1": ("gate",), "w2": ("down",), "w3": ("up",)},  # Llama as Meta published it
     {"fc1_g": ("gate",), "fc1_x": ("up",), "fc2": ("down",)},  # timm
