@@ -311,6 +311,11 @@ NAMES["deberta-v2"] = (
     [*ATTENTION[:3], "attention positions", *BERT[3:]],
     ["pooler", "head"],
 )
+NAMES["opt"] = (
+    ["embedding / tokens + head", "embedding / positions", "embedding / projection"],
+    ["attention key", "attention value", "attention query", *BERT[3:]],
+    ["head", "final norm"],
+)
 
 
 def names(sites: tuple[Site, ...]) -> list[str]:
@@ -429,6 +434,20 @@ def test_a_layer_called_attention_may_be_a_block_with_attention_inside() -> None
     model = nn.Module()
     model.cross_attention, model.layers = Timm.Block(), nn.ModuleList([Timm.Block()])
     assert list(transformer_blocks(model).values()) == ["cross_attention", "layers.0"]
+
+
+def test_projections_outside_the_blocks_are_of_the_embedding_or_the_head() -> None:
+    def modules(name: str, part: str) -> tuple[str, ...]:
+        (site,) = find_sites(built(name), part)
+        return site.modules
+
+    assert modules("hubert", "embedding / projection") == ("feature_projection.projection",)
+    assert modules("opt", "embedding / projection") == ("model.decoder.project_in",)
+    assert modules("opt", "head") == ("model.decoder.project_out",)
+    assert modules("deberta", "embedding / positions") == (
+        "deberta.embeddings.position_embeddings",
+        "deberta.encoder.rel_embeddings",
+    )
 
 
 def test_the_gate_of_modernbert_is_what_its_activation_takes() -> None:

@@ -12,7 +12,7 @@ from netopsy.network.transformer_words import is_dense, is_norm, module_of, word
 HEAD = {"head", "heads", "classifier", "cls", "score", "predictions", "generator", "logits", "outputs", "unembed"}
 _KINDS = (
     ("types", {"type", "segment", "segments"}),
-    ("positions", {"position", "positions", "positional", "pos", "wpe"}),
+    ("positions", {"position", "positions", "positional", "pos", "rel", "relative", "wpe"}),
     ("mask token", {"mask"}),
     ("distillation token", {"dist", "distillation"}),
     ("register tokens", {"register", "registers"}),
@@ -67,7 +67,12 @@ def _label(name: str, owner: nn.Module, *, early: bool) -> str | None:
     if embeds and is_dense(owner):
         projects = {"project", "projection", "proj", "mapping"} & words(name.split(".")[-2]) and not kind
         return f"embedding / {kind or ('projection' if projects else 'patches')}"
-    return "head" if said & HEAD else None
+    if said & HEAD:
+        return "head"
+    last = words(name.split(".")[-2]) if is_dense(owner) else frozenset()
+    if {"project", "out"} <= last:  # OPT holds it before its blocks, and uses it behind
+        return "head"
+    return "embedding / projection" if early and last & {"project", "projection"} else None
 
 
 def _kind(name: str, owner: nn.Module) -> str | None:
