@@ -118,7 +118,7 @@ class FineTuningResult:
 
     @property
     def drawn_sites(self) -> tuple[str, ...]:
-        """Sites of which the base lacks something: going back is to a fresh draw there."""
+        """Sites of which the base lacks something, so that going back is to a fresh draw."""
         return tuple(self.provenance.get("drawn_sites", ()))
 
     def plot(
