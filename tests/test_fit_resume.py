@@ -62,9 +62,8 @@ SGD = FitConfig(
 )
 ADAM = replace(SGD, optimizer="adam", lr=0.01, keep=(2,), frozen=("norm",))
 PATIENCE = FitConfig(epochs=9, batch_size=12, lr=0.2, keep=(1, 4), validation_share=0.3, patience=2, seed=2)
-TARGET = FitConfig(
-    epochs=9, batch_size=12, optimizer="adam", lr=0.05, keep=(), target_error=0.5, seed=1
-)  # 0.58, then 0.42
+# The errors of the eighth and ninth epoch are 0.56 and 0.42: other processors round otherwise, but not so far.
+TARGET = FitConfig(epochs=12, batch_size=12, optimizer="adam", lr=0.05, keep=(), target_error=0.5)
 RMSPROP = replace(SGD, optimizer="rmsprop", lr=0.045, label_noise=0.0)
 CONFIGS = {"sgd": SGD, "adam": ADAM, "rmsprop": RMSPROP, "patience": PATIENCE, "target": TARGET}
 
@@ -153,7 +152,7 @@ def test_the_undisturbed_runs_are_what_they_are_meant_to_be(whole: dict[str, dic
         "sgd": "epochs", "adam": "epochs", "rmsprop": "epochs", "patience": "patience", "target": "target",
     }  # fmt: skip
     assert manifests["patience"]["keys"][-1] not in (0, 1, 4, 9)
-    assert 1 < manifests["target"]["keys"][-1] < 9
+    assert 1 < manifests["target"]["keys"][-1] < TARGET.epochs
     assert all(content["files"][-1] == "manifest.json" for content in whole.values())
 
 

@@ -14,7 +14,6 @@ from netopsy._checks import NetopsyError
 from netopsy.plots.depth import KINDS, kind_of
 from netopsy.plots.frames import INTERVAL, METRICS, floats, need
 from netopsy.plots.style import FAINT, INK, LABEL, SMALLEST, TICK, elide, finish_lines, new_axes, plain
-from netopsy.probes.fine_tuning_result import PROXIES
 
 NAMED = 12
 """Sites up to which each is named beside its point."""
@@ -24,6 +23,7 @@ def proxy_points(
     frame: pd.DataFrame,
     proxy: str,
     *,
+    called: str | None = None,
     rho: tuple[float, float, float] | None = None,
     drawn: Collection[str] = (),
     tolerance: float | None = None,
@@ -31,10 +31,10 @@ def proxy_points(
 ) -> Axes:
     """Draw the increase of error of each site against a proxy, with its interval and verdict.
 
-    `frame` is `netopsy.fine_tuning(...).to_frame()`, of one split; `rho` a rank correlation with its interval,
-    and `drawn` the sites that it leaves out because they were drawn anew. Values that span more than a factor of 100
-    and are all positive stand on a logarithmic axis; a site whose value is not finite is left out. The legend counts
-    both.
+    `frame` is `netopsy.fine_tuning(...).to_frame()`, of one split; `called` what the proxy is called, by default
+    as its column; `rho` a rank correlation with its interval, and `drawn` the sites that it leaves out because they
+    were drawn anew. Values that span more than a factor of 100 and are all positive stand on a logarithmic axis; a
+    site whose value is not finite is left out. The legend counts both.
 
     Raises `NetopsyError` for a frame that is empty or lacks columns, or has no finite value of the proxy.
     """
@@ -74,7 +74,7 @@ def proxy_points(
     lines += [f"{int((~known).sum())} without a finite value"] if not known.all() else []
     finish_lines(ax, PercentFormatter(xmax=1, symbol=""), METRICS["delta_error"].named("data"), "")
     _legend_above(ax, "\n".join(lines))
-    ax.set_xlabel(PROXIES.get(proxy, plain(proxy)), size=LABEL)
+    ax.set_xlabel(plain(called or proxy), size=LABEL)
     ax.tick_params(axis="x", labelsize=TICK, length=2, width=0.6)
     return ax
 

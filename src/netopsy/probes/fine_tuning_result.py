@@ -151,7 +151,8 @@ class FineTuningResult:
 
         known = (float(rho[0, 0]), float(rho[0, 1]), float(rho[0, 2])) if len(rho) else None
         tolerance = self.provenance["tolerance"]
-        return proxy_points(sites, proxy, rho=known, drawn=self.drawn_sites, tolerance=tolerance, ax=ax)
+        how = {"called": PROXIES[proxy], "drawn": self.drawn_sites, "tolerance": tolerance}
+        return proxy_points(sites, proxy, rho=known, ax=ax, **how)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write a folder: `results.parquet`, `angles.parquet`, `manifest.json`.
