@@ -147,7 +147,10 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(NetopsyError, match=r"compare: expected different runs; got .*run, .*run"):
         compare([tmp_path / "run", tmp_path / "run"])
     FIRST.save(tmp_path / "result")
-    with pytest.raises(NetopsyError, match="run: expected a robustness result in it; there is none; measure"):
+    with pytest.raises(
+        NetopsyError,
+        match=r"run: expected a robustness result in it; .*: netopsy inspect .*run --probes robustness",
+    ):
         compare([tmp_path / "result", tmp_path / "run"])
     with pytest.raises(
         NetopsyError, match=r"expected a result of a probe \(RobustnessResult, .*\); got int; pass what"

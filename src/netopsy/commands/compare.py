@@ -68,7 +68,8 @@ def _robustness(found: Found) -> RobustnessResult:
     for result in found.results.values():
         if isinstance(result, RobustnessResult):
             return result
+    command = f"netopsy inspect {found.path}" if found.manifest else "the netopsy inspect that wrote the folder, with"
     raise NetopsyError(
-        f"{found.path}: expected a robustness result in it; there is none; measure one first: "
-        f"netopsy inspect {found.path}"
+        f"{found.path}: expected a robustness result in it; there is none; measure one first: {command} "
+        "--probes robustness"
     )
