@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netopsy._checks import NetopsyError
 from netopsy._typing import FloatArray
-from netopsy.network.task import Task
+from netopsy.network.task import Task, cross_entropy
 
 Metric: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
 """`"error"` (0-1), `"loss"` (the task's), `"unchanged"` (share of predictions equal to the baseline's), or a function
@@ -96,9 +96,12 @@ def _positions(metric: Metric, scores: Tensor, labels: Tensor, valid: Tensor, ta
     function = task.loss if isinstance(metric, str) else metric
     flat, targets, mask = scores.reshape(-1, scores.shape[-1]), labels.reshape(-1), valid.reshape(-1)
     every = bool(mask.all())
-    # A function may write into what it is given; indexing with a mask copies, too.
-    values = function(flat.clone(), targets.clone()) if every else function(flat[mask], targets[mask])
-    count = len(targets) if every else int(mask.sum())
+    if not every:
+        flat, targets = flat[mask], targets[mask]
+    elif function is not cross_entropy:  # the user's may write into what it is given; a mask copies, too
+        flat, targets = flat.clone(), targets.clone()
+    values = function(flat, targets)
+    count = len(targets)
     if not isinstance(values, Tensor) or values.shape != (count,):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise NetopsyError(
@@ -107,7 +110,7 @@ def _positions(metric: Metric, scores: Tensor, labels: Tensor, valid: Tensor, ta
         )
     if every:
         return values.reshape(labels.shape).float()
-    filled = torch.zeros(len(targets), dtype=torch.float32, device=values.device)
+    filled = torch.zeros(len(mask), dtype=torch.float32, device=values.device)
     filled[mask] = values.float()
     return filled.reshape(labels.shape)
 
