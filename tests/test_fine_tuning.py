@@ -420,12 +420,16 @@ def test_nothing_moved() -> None:
     assert "Fine-tuning changed none" not in fine_tuning_sentences(away)[0]
 
 
-def test_inspect_of_a_folder_and_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, whose modules can be imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "loading_words.py").write_text("from tests.test_fine_tuning import words")
+    return tmp_path
+
+
+def test_inspect_of_a_folder_and_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "loading_words.py").write_text("from tests.test_fine_tuning import words")
     built("bert").save_pretrained("tuned")
     command = ["inspect", "--init", "tuned", "--final", "tuned", "--data", "loading_words:words", "--json"]
     assert main([*command, "--probes", "fine-tuning"]) == 0
@@ -435,12 +439,8 @@ def test_inspect_of_a_folder_and_itself(
     assert [path.suffix for path in Path(told["files"]["result"]).iterdir() if path.suffix == ".png"] == []
 
 
-def test_inspect_of_two_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "loading.py").write_text("from tests.test_fine_tuning import splits")
+def test_inspect_of_two_folders(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "loading.py").write_text("from tests.test_fine_tuning import splits")
     with forked(1):
         hf.BertModel(built("bert").config).save_pretrained("base")
     built("bert").save_pretrained("tuned")
@@ -448,7 +448,7 @@ def test_inspect_of_two_folders(
     command = ["inspect", *folders, "--data", "loading:splits", "--json", "--probes", "fine-tuning"]
     assert main([*command, "--dry-run"]) == 0
     planned = json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.parquet"))
+    assert not (here / "runs").exists() or not list((here / "runs").rglob("*.parquet"))
     assert main(command) == 0
     told = json.loads(capsys.readouterr().out)["probes"]["fine-tuning"]
     result = FineTuningResult.load(told["files"]["result"])
